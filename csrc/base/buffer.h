@@ -1,0 +1,68 @@
+// Aligned memory that only grows, and the count of every allocation the engine makes (a steady decode step makes none).
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <utility>
+
+namespace fastattn {
+
+inline std::atomic<int64_t> allocation_count{0};
+
+// 64-byte aligned array of plain values; resize() keeps the contents only when it does not have to grow.
+template <typename T>
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(size_t n) { resize(n); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  Buffer(Buffer&& other) noexcept { swap(other); }
+  Buffer& operator=(Buffer&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+  ~Buffer() { std::free(data_); }
+
+  void resize(size_t n) {
+    if (n > capacity_) grow(n);
+    size_ = n;
+  }
+
+  void zero() {
+    if (size_) std::memset(static_cast<void*>(data_), 0, size_ * sizeof(T));
+  }
+
+  T* data() { return data_; }
+  const T* data() const { return data_; }
+  size_t size() const { return size_; }
+  T& operator[](size_t i) { return data_[i]; }
+  const T& operator[](size_t i) const { return data_[i]; }
+
+ private:
+  void swap(Buffer& other) {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    std::swap(capacity_, other.capacity_);
+  }
+
+  void grow(size_t n) {
+    if (n > SIZE_MAX / sizeof(T) - 64) throw std::bad_alloc();
+    const size_t bytes = (n * sizeof(T) + 63) / 64 * 64;
+    void* fresh = std::aligned_alloc(64, bytes);
+    if (!fresh) throw std::bad_alloc();
+    allocation_count.fetch_add(1, std::memory_order_relaxed);
+    std::free(data_);
+    data_ = static_cast<T*>(fresh);
+    capacity_ = n;
+  }
+
+  T* data_ = nullptr;
+  size_t size_ = 0, capacity_ = 0;
+};
+
+}  // namespace fastattn

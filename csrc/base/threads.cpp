@@ -1,0 +1,187 @@
+#include "base/threads.h"
+
+#include <omp.h>
+#include <pthread.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <mutex>
+#include <new>
+#include <sstream>
+#include <string>
+#include <thread>
+
+namespace fastattn {
+namespace {
+
+inline void pause_cpu() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+void run_openmp(int num_threads, RegionBody body, void* context) {
+  Barrier barrier;
+#pragma omp parallel num_threads(num_threads)
+  {
+    Team team{omp_get_thread_num(), omp_get_num_threads(), &barrier};
+    body(context, team);
+  }
+}
+
+// After fork() the child has none of the OpenMP pool's threads, and a region entered from a thread that owns such a pool would
+// wait for them for ever. A thread born in the child has no pool yet, so the child enters its regions from one.
+class Leader {
+ public:
+  Leader() {
+    std::thread([this] { serve(); }).detach();
+  }
+
+  void run(int num_threads, RegionBody body, void* context) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    num_threads_ = num_threads, body_ = body, context_ = context, busy_ = true;
+    changed_.notify_all();
+    changed_.wait(lock, [this] { return !busy_; });
+  }
+
+ private:
+  void serve() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      changed_.wait(lock, [this] { return busy_; });
+      run_openmp(num_threads_, body_, context_);
+      busy_ = false;
+      changed_.notify_all();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int num_threads_ = 1;
+  RegionBody body_ = nullptr;
+  void* context_ = nullptr;
+  bool busy_ = false;
+};
+
+// Never destroyed: threads may still be inside while the process exits.
+struct Regions {
+  std::mutex mutex;
+  bool used = false;    // this process has an OpenMP pool
+  bool orphan = false;  // it was forked from one that had
+  Leader* leader = nullptr;
+};
+
+Regions* regions = nullptr;
+
+void after_fork_in_child() {
+  const bool orphan = regions->used || regions->orphan;
+  regions = new Regions;  // the old mutex may be held by a thread that does not exist here
+  regions->orphan = orphan;
+}
+
+const bool initialised = [] {
+  regions = new Regions;
+  pthread_atfork(nullptr, nullptr, after_fork_in_child);
+  return true;
+}();
+
+double read_ratio(const std::string& path) {
+  std::ifstream file(path);
+  std::string quota;
+  double period = 0;
+  if (!(file >> quota >> period) || quota == "max" || period <= 0) return 0;
+  return std::atof(quota.c_str()) / period;
+}
+
+double read_number(const std::string& path) {
+  std::ifstream file(path);
+  double value = 0;
+  return (file >> value) ? value : 0;
+}
+
+// CPUs' worth of time the cgroup allows, 0 when unlimited: the smallest limit on the way to the root (v2), or the v1 quota.
+double cgroup_quota() {
+  double quota = 0;
+  const auto lower = [&quota](double q) {
+    if (q > 0) quota = quota > 0 ? std::min(quota, q) : q;
+  };
+  std::ifstream file("/proc/self/cgroup");
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind("0::", 0) != 0) continue;
+    for (std::string path = line.substr(3); !path.empty(); path.erase(path.find_last_of('/')))
+      lower(read_ratio("/sys/fs/cgroup" + (path == "/" ? "" : path) + "/cpu.max"));
+  }
+  lower(read_ratio("/sys/fs/cgroup/cpu.max"));
+  const double period = read_number("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+  if (period > 0) lower(read_number("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") / period);
+  return quota;
+}
+
+std::atomic<int> chosen_threads{0};
+
+}  // namespace
+
+void Barrier::wait(int team_size) {
+  const unsigned generation = generation_.load(std::memory_order_acquire);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == team_size) {
+    arrived_.store(0, std::memory_order_relaxed);
+    generation_.store(generation + 1, std::memory_order_release);
+    return;
+  }
+  for (int spins = 0; generation_.load(std::memory_order_acquire) == generation; ++spins) {
+    if (spins < 2000) {
+      pause_cpu();
+    } else {
+      sched_yield();
+    }
+  }
+}
+
+void run_region(int num_threads, RegionBody body, void* context) {
+  if (num_threads <= 1) {
+    Team alone{0, 1, nullptr};
+    body(context, alone);
+    return;
+  }
+  Regions* mine = regions;
+  std::lock_guard<std::mutex> lock(mine->mutex);
+  if (mine->orphan) {
+    if (!mine->leader) mine->leader = new Leader;
+    mine->leader->run(num_threads, body, context);
+  } else {
+    mine->used = true;
+    run_openmp(num_threads, body, context);
+  }
+}
+
+int usable_cpus() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  int cpus = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+  const double quota = cgroup_quota();
+  if (quota > 0) cpus = std::min(cpus, static_cast<int>(quota));
+  return std::max(cpus, 1);
+}
+
+int default_num_threads() {
+  const int chosen = chosen_threads.load(std::memory_order_relaxed);
+  if (chosen > 0) return chosen;
+  static const int initial = [] {
+    const char* text = std::getenv("OMP_NUM_THREADS");
+    const int wanted = text ? std::atoi(text) : 0;
+    return wanted > 0 ? std::min(wanted, usable_cpus()) : usable_cpus();
+  }();
+  return initial;
+}
+
+void set_default_num_threads(int n) { chosen_threads.store(n, std::memory_order_relaxed); }
+
+}  // namespace fastattn
