@@ -1,0 +1,91 @@
+#include "ops/cache.h"
+
+#include <algorithm>
+
+namespace fastattn {
+
+void PagePool::set_layers(std::vector<PagedLayer> layers) {
+  layers_ = std::move(layers);
+  page_floats_ = 0;
+  for (PagedLayer& layer : layers_) {
+    layer.offset = page_floats_;
+    page_floats_ += (layer.floats() + 15) / 16 * 16;  // every layer starts on a cache line
+  }
+}
+
+void PagePool::grow() {
+  constexpr int64_t kLargestChunk = int64_t{16} << 20;  // floats
+  const int64_t doubled = std::max<int64_t>(16, static_cast<int64_t>(pages_.size()));
+  const int64_t count = std::max<int64_t>(1, std::min(doubled, kLargestChunk / std::max<int64_t>(page_floats_, 1)));
+  Buffer<float> chunk(static_cast<size_t>(count * page_floats_));
+  const size_t first = pages_.size();
+  pages_.resize(first + static_cast<size_t>(count));
+  references_.resize(pages_.size(), 0);
+  free_.reserve(pages_.size());
+  for (int64_t i = count - 1; i >= 0; --i) {
+    pages_[first + static_cast<size_t>(i)] = chunk.data() + i * page_floats_;
+    free_.push_back(static_cast<int32_t>(first + static_cast<size_t>(i)));
+  }
+  chunks_.push_back(std::move(chunk));
+}
+
+int32_t PagePool::take() {
+  if (free_.empty()) grow();
+  const int32_t page = free_.back();
+  free_.pop_back();
+  references_[static_cast<size_t>(page)] = 1;
+  return page;
+}
+
+void PagePool::release(int32_t page) {
+  if (--references_[static_cast<size_t>(page)] == 0) free_.push_back(page);
+}
+
+int32_t State::take_memory() {
+  if (free_memories.empty()) {
+    free_memories.push_back(static_cast<int32_t>(memories.size()));
+    memories.emplace_back();
+    memories.back().rows.resize(row_widths.size());
+  }
+  const int32_t id = free_memories.back();
+  free_memories.pop_back();
+  memories[static_cast<size_t>(id)].references = 1;
+  return id;
+}
+
+void State::release_memory(int32_t id) {
+  Memory& memory = memories[static_cast<size_t>(id)];
+  if (--memory.references > 0) return;
+  for (const int32_t page : memory.pages) memory_pages.release(page);
+  memory.pages.clear();
+  free_memories.push_back(id);
+}
+
+void State::release(Sequence& sequence) {
+  for (const int32_t page : sequence.pages) cache.release(page);
+  sequence.pages.clear();
+  if (sequence.memory >= 0) release_memory(sequence.memory);
+  sequence.memory = -1;
+  sequence.length = 0;
+}
+
+void State::reorder(const int32_t* parents, int64_t n) {
+  if (static_cast<int64_t>(spare.size()) < n) spare.resize(static_cast<size_t>(n));
+  spare_states.resize(static_cast<size_t>(n * state_width));
+  for (int64_t i = 0; i < n; ++i) {
+    const Sequence& parent = sequences[static_cast<size_t>(parents[i])];
+    Sequence& child = spare[static_cast<size_t>(i)];
+    child.length = parent.length;
+    child.pages.assign(parent.pages.begin(), parent.pages.end());
+    child.memory = parent.memory;
+    for (const int32_t page : child.pages) cache.retain(page);
+    if (child.memory >= 0) ++memories[static_cast<size_t>(child.memory)].references;
+    std::copy_n(states.data() + parents[i] * state_width, state_width, spare_states.data() + i * state_width);
+  }
+  for (Sequence& sequence : sequences) release(sequence);
+  std::swap(sequences, spare);
+  std::swap(states, spare_states);
+  // sequences beyond n stay in the vector, empty, for their capacity; the session knows its batch
+}
+
+}  // namespace fastattn

@@ -1,0 +1,119 @@
+// One step as the ops see it. A graph op is a function run(node, frame, team): each thread of the team does its share,
+// and the executor puts a barrier behind it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/buffer.h"
+#include "base/threads.h"
+#include "ops/cache.h"
+#include "ops/weight.h"
+
+namespace fastattn {
+
+enum class Rows : int { tokens, batch, last };
+
+struct ValueInfo {
+  Rows rows = Rows::tokens;
+  int64_t cols = 0;
+  int slot = -1;  // place in the arena; -1: the token ids
+};
+
+// Attributes of all ops (fastattn/ops/table.py); an op reads its own.
+struct Attrs {
+  double scale = 1, softcap = 0, eps = 1e-5;
+  int64_t heads = 1, kv_heads = 1, value_size = 0, layer = 0, cache = -1, causal = 0, window_left = -1, window_right = -1;
+  int64_t offset = 0, reverse = 0, additive = 0;
+  Activation activation = Activation::none;
+  int slot = -1, values_slot = -1;  // state, memory rows (keys), memory rows (values)
+};
+
+enum class Kind : int { self, cross, encoder };
+
+// Attention weights of one layer in this step, filled when the session captures: (rows, heads, span).
+struct Record {
+  Kind kind = Kind::self;
+  int64_t layer = 0, rows = 0, heads = 0, span = 0;
+  Buffer<float> weights;
+  Buffer<float> scores;  // rnn_attention: before the softmax, as `weights`
+};
+
+struct Frame;
+struct Node;
+using Run = void (*)(const Node&, Frame&, Team&);
+
+// Memory an op needs beside its outputs, in floats, and its arithmetic in flops (to see whether threads pay).
+struct Needs {
+  int64_t shared = 0, per_thread = 0;
+  double flops = 0;
+};
+
+struct Op {
+  const char* name;
+  Run run;
+  Needs (*needs)(const Node&, const Frame&);
+};
+
+// The native function of a row of the op table, or null.
+const Op* find_op(const std::string& name);
+
+constexpr int kRoles = 4;  // weight, bias of most ops; weight_ih, weight_hh, bias_ih, bias_hh of the recurrent ones
+
+struct Node {
+  const Op* op = nullptr;
+  std::vector<int> inputs, outputs;
+  std::shared_ptr<const Weight> weights[kRoles];
+  Attrs attrs;
+  int record = -1;  // index of its Record, -1 for ops that attend to nothing
+};
+
+// What the caller wants of the last rows; see fastattn.runtime.Select.
+struct Select {
+  int k = 0;
+  bool log_probs = false, logits = false;
+  float penalty = 1;
+  const int32_t *penalised_rows = nullptr, *penalised = nullptr;  // CSR, or null
+  const int32_t *banned_rows = nullptr, *banned = nullptr;
+};
+
+struct Results {
+  Buffer<float> scores;         // (last, k)
+  Buffer<int32_t> tokens;       // (last, k)
+  Buffer<float> log_sum_exp;    // (last)
+  const float* logits = nullptr;  // (last, V), in the arena
+  int64_t vocabulary = 0;
+};
+
+struct Frame {
+  int64_t batch = 0, tokens = 0, last = 0;
+  const int32_t* ids = nullptr;           // (tokens)
+  Buffer<int64_t> offsets;                // (batch + 1): first token row of each sequence
+  Buffer<int64_t> positions;              // (batch): tokens seen before this step
+  Buffer<int64_t> last_rows;              // (last): token rows that want an output
+  Buffer<int64_t> by_length;              // (batch): sequences, most tokens first
+  Buffer<int64_t> row_sequence;           // (tokens): the sequence of each token row
+  const ValueInfo* infos = nullptr;
+  Buffer<float*> values;                  // by value index
+  float* shared = nullptr;                // this node's shared scratch
+  Buffer<float*> scratch;                 // by thread
+  State* state = nullptr;
+  bool capture = false;
+  std::vector<Record> records;
+  const Select* select = nullptr;
+  Results results;
+
+  int64_t rows(Rows space) const { return space == Rows::tokens ? tokens : space == Rows::batch ? batch : last; }
+  int64_t rows_of(int value) const { return rows(infos[value].rows); }
+  int64_t cols(int value) const { return infos[value].cols; }
+  float* data(int value) const { return values[static_cast<size_t>(value)]; }
+  int64_t length(int64_t sequence) const {  // tokens of a sequence in this step
+    return offsets[static_cast<size_t>(sequence) + 1] - offsets[static_cast<size_t>(sequence)];
+  }
+  const Memory& memory(int64_t sequence) const {
+    return state->memories[static_cast<size_t>(state->sequences[static_cast<size_t>(sequence)].memory)];
+  }
+};
+
+}  // namespace fastattn
