@@ -1,0 +1,39 @@
+"""Text to token ids and back: thin wrappers around the tokenizer files that stand beside a model's weights.
+
+`load_tokenizer` looks at a model folder and gives the codec its files ask for; a new format is one class with the
+methods of `TextCodec` and one row in `FORMATS`. The packages that read them are imported then only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fastattn.text.codec import Encoded, TextCodec, TextStream
+from fastattn.text.huggingface import HuggingFaceCodec
+from fastattn.text.marian import MarianCodec
+
+__all__ = ["FORMATS", "Encoded", "TextCodec", "TextStream", "load_tokenizer"]
+
+# The files that must stand in the folder, and what reads them; the first complete row wins.
+FORMATS: list[tuple[tuple[str, ...], Callable[[Path, Mapping[str, Any]], TextCodec]]] = [
+    (("source.spm", "target.spm", "vocab.json"), MarianCodec.load),
+    (("tokenizer.json",), HuggingFaceCodec.load),
+]
+
+
+def load_tokenizer(folder: Path, config: Mapping[str, Any]) -> TextCodec | None:
+    """The codec of the tokenizer files in `folder`, or None where there are none (the model then takes token ids only).
+
+    config: the model's configuration; a tokenizer whose ids do not fit its vocabulary is refused.
+    Raises LoadError for damaged files and for a missing package, naming what to install.
+
+        >>> from pathlib import Path
+        >>> load_tokenizer(Path("/nonexistent"), {}) is None
+        True
+    """
+    for files, load in FORMATS:
+        if all((folder / name).is_file() for name in files):
+            return load(folder, config)
+    return None

@@ -1,0 +1,157 @@
+"""What every tokenizer offers: `TextCodec`, the checks they share, and `TextStream` for output token by token."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from fastattn.errors import InputError, LoadError
+
+WORD_START = "▁"  # how sentencepiece writes the space before a word
+REPLACEMENT = "\ufffd"  # how a decoder shows the bytes of a character that is not complete yet
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """ids: what the model is fed. unknown: the words the vocabulary does not know, as written, each once, in order."""
+
+    ids: list[int]
+    unknown: list[str] = field(default_factory=list)
+
+
+class TextCodec(Protocol):
+    """Text to ids and back. Instances hold no state between calls and may be used from several threads."""
+
+    def encode(self, text: str, limit: int | None = None) -> Encoded:
+        """The ids of a text, special tokens included. InputError if it is blank or longer than `limit` tokens."""
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """The text of target ids, without special tokens unless asked for."""
+
+    def tokens(self, ids: Sequence[int], target: bool) -> list[str]:
+        """One label per id for tables and plots: the surface without word-start marker; special tokens as they are."""
+
+    def stream(self) -> TextStream:
+        """A fresh incremental decoder for one sequence of target ids."""
+
+
+class TextStream:
+    """Decodes ids one at a time: `"".join(stream.put(i) for i in ids) + stream.end() == codec.decode(ids)`.
+
+    A piece is handed out only once no later id can change it: never half a character, no space that the end of the text
+    would strip. `lag`: how many spaces back the decoder's clean-up of spaces can still reach.
+
+        >>> stream = TextStream(lambda ids: bytes(ids).decode("utf-8", "replace"))
+        >>> [stream.put(byte) for byte in "né".encode()] + [stream.end()]
+        ['n', '', 'é', '']
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str], lag: int = 0) -> None:
+        self._decode = decode
+        self._lag = lag
+        self._ids: list[int] = []
+        self._given = 0  # characters handed out
+
+    def put(self, token_id: int) -> str:
+        """Takes the next id; gives the text that is certain now and was not before, possibly none."""
+        self._ids.append(int(token_id))
+        text = self._decode(self._ids)
+        return self._give(text, self._certain(text))
+
+    def end(self) -> str:
+        """What was held back; the stream is then complete."""
+        text = self._decode(self._ids)
+        return self._give(text, len(text))
+
+    def _give(self, text: str, end: int) -> str:
+        piece = text[self._given : end]
+        self._given = max(self._given, end)
+        return piece
+
+    def _certain(self, text: str) -> int:
+        end = len(text)
+        while end and (text[end - 1] == REPLACEMENT or text[end - 1].isspace()):
+            end -= 1
+        for _ in range(self._lag if end else 0):
+            end = max(text.rfind(" ", 0, end), 0)
+        return end
+
+
+def check_text(text: str) -> str:
+    """The text itself, or InputError where there is nothing in it to encode."""
+    if not isinstance(text, str):
+        raise InputError(f"text must be str, found {type(text).__name__}")
+    if not text.strip():
+        raise InputError("the text is empty" if not text else "the text holds only white space")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the text is not valid Unicode: lone surrogate {text[error.start]!r} at position {error.start}"
+        ) from None
+    return text
+
+
+def check_length(ids: Sequence[int], limit: int | None) -> None:
+    """InputError where a text gives nothing to read, or more than the model takes."""
+    if not ids:
+        raise InputError("nothing is left of the text after the tokenizer's normalisation")
+    if limit is not None and len(ids) > limit:
+        raise InputError(f"the text is too long: {len(ids)} tokens found, the limit is {limit}")
+
+
+def check_vocabulary(file: Path, largest: int, config: Mapping[str, Any], keys: Sequence[str]) -> None:
+    """LoadError where a tokenizer gives ids that the model has no embedding for; the first key found counts."""
+    for key in keys:
+        size = config.get(key)
+        if isinstance(size, int):
+            if largest >= size:
+                raise LoadError(f"{file}: holds token id {largest}, but the model's {key} is {size}")
+            return
+
+
+def read_json(file: Path) -> Any:
+    """The contents of a JSON file; LoadError naming the file if it cannot be read."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LoadError(f"{file}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise LoadError(f"{file}: not valid JSON: {error}") from None
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """tokenizer_config.json over special_tokens_map.json; empty where neither exists."""
+    settings: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        file = folder / name
+        if file.is_file():
+            found = read_json(file)
+            if not isinstance(found, dict):
+                raise LoadError(f"{file}: expected an object, found {type(found).__name__}")
+            settings.update(found)
+    return settings
+
+
+def clean_up_spaces(text: str) -> str:
+    """The English clean-up that `clean_up_tokenization_spaces` in tokenizer_config.json asks for."""
+    for spaced, joined in _CLEAN_UP:
+        text = text.replace(spaced, joined)
+    return text
+
+
+_CLEAN_UP = [
+    (" .", "."),
+    (" ?", "?"),
+    (" !", "!"),
+    (" ,", ","),
+    (" ' ", "'"),
+    (" n't", "n't"),
+    (" 'm", "'m"),
+    (" 's", "'s"),
+    (" 've", "'ve"),
+    (" 're", "'re"),
+]

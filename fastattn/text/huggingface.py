@@ -1,0 +1,188 @@
+"""tokenizer.json, the format of Hugging Face `tokenizers`; target_tokenizer.json where the target has its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastattn.errors import InputError, LoadError
+from fastattn.text.codec import (
+    REPLACEMENT,
+    WORD_START,
+    Encoded,
+    TextStream,
+    check_length,
+    check_text,
+    check_vocabulary,
+    clean_up_spaces,
+    read_json,
+    read_settings,
+)
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
+
+class HuggingFaceCodec:
+    """A `TextCodec` over one tokenizer.json, or over two where source and target differ."""
+
+    def __init__(self, source: Vocabulary, target: Vocabulary, clean_up: bool = False) -> None:
+        self.source = source
+        self.target = target
+        self._clean_up = clean_up
+
+    @classmethod
+    def load(cls, folder: Path, config: Mapping[str, Any]) -> HuggingFaceCodec:
+        """Reads tokenizer.json and, where they exist, target_tokenizer.json and tokenizer_config.json."""
+        source = Vocabulary(folder / "tokenizer.json")
+        own = folder / "target_tokenizer.json"
+        target = Vocabulary(own) if own.is_file() else source
+        shared = ("vocab_size",)
+        check_vocabulary(source.file, source.largest, config, ("source_vocab_size", "encoder_vocab_size", *shared))
+        check_vocabulary(
+            target.file, target.largest, config, ("target_vocab_size", "tgt_vocab_size", "decoder_vocab_size", *shared)
+        )
+        return cls(source, target, bool(read_settings(folder).get("clean_up_tokenization_spaces", False)))
+
+    def encode(self, text: str, limit: int | None = None) -> Encoded:
+        """See `TextCodec.encode`."""
+        encoding = self.source.encode(check_text(text))
+        check_length(encoding.ids, limit)
+        return Encoded(list(encoding.ids), self.source.unknown_words(text, encoding))
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """See `TextCodec.decode`."""
+        text = self.target.decode(ids, skip_special)
+        return clean_up_spaces(text) if self._clean_up else text
+
+    def tokens(self, ids: Sequence[int], target: bool) -> list[str]:
+        """See `TextCodec.tokens`."""
+        vocabulary = self.target if target else self.source
+        return [vocabulary.label(int(i)) for i in ids]
+
+    def stream(self) -> TextStream:
+        """See `TextCodec.stream`."""
+        return TextStream(self.decode, lag=3 if self._clean_up else 0)
+
+
+class Vocabulary:
+    """One tokenizer.json: its ids, which of them are special, and how its pieces look."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._tokenizer = _open(file)
+        description = read_json(file)
+        model = description.get("model") or {}
+        unknown = model.get("unk_token")
+        if unknown is None and model.get("type") == "Unigram" and model.get("unk_id") is not None:
+            unknown = self._tokenizer.id_to_token(model["unk_id"])
+        self.unknown_id: int | None = None if unknown is None else self._tokenizer.token_to_id(str(unknown))
+        self.special = {i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
+        pieces = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.largest = max(pieces.values(), default=-1)
+        self._byte_level = "ByteLevel" in _kinds(description.get("decoder"))
+        # BPE without unknown token drops the characters it has no piece for, unless it spells them as bytes.
+        drops = self.unknown_id is None and not self._byte_level and not model.get("byte_fallback")
+        self._letters: set[str] | None = set("".join(pieces)) if drops else None
+        self._prefix = str(model.get("continuing_subword_prefix") or "")
+        self._suffix = str(model.get("end_of_word_suffix") or "")
+
+    def encode(self, text: str) -> Encoding:
+        """The encoding with its offsets; InputError where the vocabulary has no way to write the text."""
+        try:
+            return self._tokenizer.encode(text)
+        except Exception as error:  # the package raises plain Exception
+            raise InputError(f"{self.file}: cannot encode the text: {_one_line(error)}") from None
+
+    def decode(self, ids: Sequence[int], skip_special: bool) -> str:
+        """The text of ids, as the file's decoder joins them."""
+        return str(self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special))
+
+    def label(self, token_id: int) -> str:
+        """The piece without the marks its scheme puts around it; special tokens and unprintable pieces as they are."""
+        raw = self._tokenizer.id_to_token(token_id)
+        if raw is None:
+            return f"<{token_id}>"
+        if token_id in self.special or token_id == self.unknown_id:
+            return str(raw)
+        text = str(raw)
+        if self._byte_level:
+            text = self.decode([token_id], skip_special=False)
+            if REPLACEMENT in text:  # part of a character
+                return "".join(f"<0x{byte:02X}>" for byte in _bytes(raw)) or str(raw)
+        text = text.removeprefix(self._prefix) if self._prefix else text
+        text = text.removesuffix(self._suffix) if self._suffix else text
+        return text.replace(WORD_START, " ").strip(" ") or raw
+
+    def unknown_words(self, text: str, encoding: Encoding) -> list[str]:
+        """The words of `text` that hold an unknown token, or a character that the vocabulary drops."""
+        if self._letters is not None:
+            normalizer = self._tokenizer.normalizer
+            plain = {word: normalizer.normalize_str(word) if normalizer else word for word in text.split()}
+            return [word for word, letters in plain.items() if not self._letters.issuperset(letters)]
+        spans = [
+            (start, end, encoding.token_to_word(i))
+            for i, (token_id, (start, end)) in enumerate(zip(encoding.ids, encoding.offsets, strict=True))
+            if token_id == self.unknown_id and end > start
+        ]
+        words = [_word(text, encoding, *span) for span in spans]
+        return list(dict.fromkeys(word for word in words if word))
+
+
+def _open(file: Path) -> Tokenizer:
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise LoadError(f"{file}: reading it needs the package tokenizers: pip install tokenizers") from None
+    try:
+        tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the Rust library is not an Exception
+        raise LoadError(f"{file}: not a usable tokenizer file: {_one_line(error)}") from None
+    # Cutting and padding are the caller's business; files saved for training often ask for them.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _kinds(component: Any) -> set[str]:
+    """The types named in a (possibly nested) component of tokenizer.json."""
+    if isinstance(component, Mapping):
+        inner = [_kinds(value) for value in component.values()]
+        return {str(component.get("type"))}.union(*inner)
+    if isinstance(component, list):
+        return set().union(*(_kinds(item) for item in component))
+    return set()
+
+
+def _bytes(piece: str) -> list[int]:
+    """The bytes of a byte-level piece: printable Latin-1 is itself, the other 68 bytes follow from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    codes = [ord(letter) for letter in piece]
+    return [code if code < 0x100 else others[code - 0x100] for code in codes if code < 0x100 + len(others)]
+
+
+def _word(text: str, encoding: Encoding, start: int, end: int, word: int | None) -> str:
+    """The word around text[start:end]: the tokenizer's own word where it has one, never beyond white space."""
+    span = encoding.word_to_chars(word) if word is not None else None
+    low, high = span or (0, len(text))
+    while start < end and text[start].isspace():
+        start += 1
+    first, last = start, end
+    while first > low and not text[first - 1].isspace():
+        first -= 1
+    while last < high and not text[last].isspace():
+        last += 1
+    # Punctuation that merely touches the word is not part of it.
+    while first < start and not text[first].isalnum():
+        first += 1
+    while last > end and not text[last - 1].isalnum():
+        last -= 1
+    return text[first:last].strip()
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

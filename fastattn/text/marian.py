@@ -1,0 +1,170 @@
+"""source.spm, target.spm and vocab.json: the files of Marian translators (OPUS-MT), as `MarianTokenizer` reads them.
+
+Sentencepiece cuts the text into pieces; vocab.json gives the pieces their ids (not those of the .spm files); `</s>`
+ends the source. A leading `>>fr<<` names the target language and is one token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastattn.errors import LoadError
+from fastattn.text.codec import (
+    WORD_START,
+    Encoded,
+    TextStream,
+    check_length,
+    check_text,
+    check_vocabulary,
+    clean_up_spaces,
+    read_json,
+    read_settings,
+)
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+_LANGUAGE = re.compile(r">>.*?<<", re.DOTALL)
+
+
+class MarianCodec:
+    """A `TextCodec` with the ids of Hugging Face's MarianTokenizer."""
+
+    def __init__(
+        self,
+        source: SentencePieceProcessor,
+        target: SentencePieceProcessor,
+        source_ids: Mapping[str, int],
+        target_ids: Mapping[str, int],
+        special: Mapping[str, str],
+        clean_up: bool = False,
+    ) -> None:
+        """special: the names unk, eos, pad (and further ones) to tokens that source_ids holds."""
+        self._source, self._target = source, target
+        self._ids = source_ids
+        self._source_pieces = {i: piece for piece, i in source_ids.items()}
+        self._target_pieces = {i: piece for piece, i in target_ids.items()}
+        self._special = set(special.values())
+        self._unknown, self._unknown_id = special["unk"], source_ids[special["unk"]]
+        self._end_id = source_ids[special["eos"]]
+        longest_first = sorted(self._special, key=len, reverse=True)
+        self._cut = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+        self._clean_up = clean_up
+
+    @classmethod
+    def load(cls, folder: Path, config: Mapping[str, Any]) -> MarianCodec:
+        """Reads the folder; target_vocab.json counts where tokenizer_config.json says `separate_vocabs`."""
+        settings = read_settings(folder)
+        file = folder / "vocab.json"
+        source_ids = _read_vocabulary(file)
+        special = _special_tokens(file, source_ids, settings)
+        check_vocabulary(file, max(source_ids.values()), config, ("vocab_size",))
+        target_ids = source_ids
+        if settings.get("separate_vocabs"):
+            file = folder / "target_vocab.json"
+            target_ids = _read_vocabulary(file)
+            check_vocabulary(file, max(target_ids.values()), config, ("decoder_vocab_size", "vocab_size"))
+        source, target = _open(folder / "source.spm"), _open(folder / "target.spm")
+        clean_up = bool(settings.get("clean_up_tokenization_spaces", False))
+        return cls(source, target, source_ids, target_ids, special, clean_up)
+
+    def encode(self, text: str, limit: int | None = None) -> Encoded:
+        """See `TextCodec.encode`."""
+        ids = [self._ids.get(piece, self._unknown_id) for piece in self._pieces(check_text(text))]
+        unknown = self._unknown_words(text) if self._unknown_id in ids else []
+        check_length(ids, None)
+        ids.append(self._end_id)
+        check_length(ids, limit)
+        return Encoded(ids, unknown)
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """See `TextCodec.decode`."""
+        text, run = "", list[str]()
+        for i in ids:
+            piece = self._target_pieces.get(int(i), self._unknown)
+            if piece not in self._special:
+                run.append(piece)
+            elif not skip_special:
+                text += self._target.decode_pieces(run) + piece + " "
+                run = []
+        text = (text + self._target.decode_pieces(run)).replace(WORD_START, " ").strip()
+        return clean_up_spaces(text) if self._clean_up else text
+
+    def tokens(self, ids: Sequence[int], target: bool) -> list[str]:
+        """See `TextCodec.tokens`."""
+        names = self._target_pieces if target else self._source_pieces
+        pieces = [names.get(int(i), f"<{int(i)}>") for i in ids]
+        return [piece.replace(WORD_START, " ").strip(" ") or piece for piece in pieces]
+
+    def stream(self) -> TextStream:
+        """See `TextCodec.stream`."""
+        return TextStream(self.decode, lag=3 if self._clean_up else 0)
+
+    def _pieces(self, text: str) -> list[str]:
+        """Special tokens and language codes are pieces of their own; sentencepiece cuts the rest."""
+        pieces: list[str] = []
+        for part in self._cut.split(text):
+            if part in self._special:
+                pieces.append(part)
+                continue
+            language = _LANGUAGE.match(part)
+            if language:
+                pieces.append(language.group())
+                part = part[language.end() :]
+            pieces += self._source.encode(part, out_type=str)
+        return pieces
+
+    def _unknown_words(self, text: str) -> list[str]:
+        """The words with a piece that vocab.json lacks; pieces do not reach across white space."""
+
+        def known(word: str) -> bool:
+            return self._unknown_id not in [self._ids.get(piece, self._unknown_id) for piece in self._pieces(word)]
+
+        words = [word for word in text.split() if not known(word)]
+        bare = [word.strip("\"'.,;:!?()[]«»“”„…") for word in words]
+        return list(dict.fromkeys(b if b and not known(b) else w for b, w in zip(bare, words, strict=True)))
+
+
+def _read_vocabulary(file: Path) -> dict[str, int]:
+    ids = read_json(file)
+    if not isinstance(ids, dict) or not ids:
+        raise LoadError(f"{file}: expected an object of pieces and their ids")
+    for piece, i in ids.items():
+        if not isinstance(i, int) or isinstance(i, bool) or i < 0:
+            raise LoadError(f"{file}: piece {piece!r} has the id {i!r}, expected an integer from 0 on")
+    return ids
+
+
+def _special_tokens(file: Path, ids: Mapping[str, int], settings: Mapping[str, Any]) -> dict[str, str]:
+    special = {}
+    for name, usual in (("unk", "<unk>"), ("eos", "</s>"), ("pad", "<pad>")):
+        special[name] = _content(settings.get(f"{name}_token"), usual)
+    for i, token in enumerate(settings.get("additional_special_tokens") or []):
+        special[f"additional {i}"] = _content(token, "")
+    for name, token in special.items():
+        if token not in ids:
+            raise LoadError(f"{file}: the special token {token!r} ({name}) is missing")
+    return special
+
+
+def _content(token: Any, usual: str) -> str:
+    """A special token is written as a string, or as an object with its `content`."""
+    content = token.get("content") if isinstance(token, Mapping) else token
+    return content if isinstance(content, str) and content else usual
+
+
+def _open(file: Path) -> SentencePieceProcessor:
+    try:
+        from sentencepiece import SentencePieceProcessor
+    except ImportError:
+        message = f'{file}: reading it needs the package sentencepiece: pip install "fastattn[sentencepiece]"'
+        raise LoadError(message) from None
+    processor = SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(file.read_bytes())
+    except (OSError, RuntimeError) as error:
+        raise LoadError(f"{file}: not a usable sentencepiece model: {' '.join(str(error).split())}") from None
+    return processor
