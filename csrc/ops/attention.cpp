@@ -1,0 +1,240 @@
+// Self- and cross-attention of a graph. A work item is a key/value head of a sequence (or of beams that share a memory) and a
+// chunk of its query rows; the query rows of a group of heads walk the same keys together.
+#include <algorithm>
+#include <cstring>
+
+#include "dispatch/dispatch.h"
+#include "ops/graph_ops.h"
+
+namespace fastattn {
+namespace {
+
+constexpr int64_t kChunk = 8 * kMaxRows;  // query rows of a work item
+
+int64_t page_count(int64_t tokens) { return (tokens + kPage - 1) / kPage; }
+
+// q: (rows, H, D), out: (rows, H, Dv); G key/value heads, `group` query heads to each.
+struct Heads {
+  int64_t H, G, group, D, Dv;
+  const float* q;
+  float* out;
+  Record* record;  // null: weights are not wanted
+
+  Heads(const Node& n, Frame& f)
+      : H(n.attrs.heads),
+        G(n.attrs.kv_heads),
+        group(H / G),
+        D(f.cols(n.inputs[0]) / H),
+        Dv(f.cols(n.outputs[0]) / H),
+        q(f.data(n.inputs[0])),
+        out(f.data(n.outputs[0])),
+        record(f.capture ? &f.records[static_cast<size_t>(n.record)] : nullptr) {}
+};
+
+// Pages of one key/value head, `total` keys long; ldv floats between two values.
+struct Pages {
+  const float** keys;
+  const float** values;
+  int64_t ldv, total;
+
+  // Both pointer arrays live in a thread's scratch, behind one another.
+  Pages(Frame& f, const Team& team, int64_t total_keys, int64_t value_stride) : ldv(value_stride), total(total_keys) {
+    keys = reinterpret_cast<const float**>(f.scratch[static_cast<size_t>(team.ith)]);
+    values = keys + page_count(total);
+  }
+  static int64_t scratch_floats(int64_t longest) { return 2 * page_count(longest) * static_cast<int64_t>(sizeof(float*) / sizeof(float)); }
+};
+
+// Token rows that share their keys: rows first .. first + tokens; the first stands at `position` among the keys.
+struct Queries {
+  int64_t first, tokens, position;
+};
+
+// Rows [begin, end) of the tokens x group rows of head g; row i is token i / group, query head g * group + i % group.
+void attend(const Node& n, const Heads& a, const Queries& queries, const Pages& pages, int64_t g, int64_t begin, int64_t end) {
+  const float* q[kChunk];
+  float* out[kChunk];
+  float* weights[kChunk];
+  int64_t lo[kChunk], hi[kChunk];
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t t = i / a.group, h = g * a.group + i % a.group, row = queries.first + t, at = i - begin;
+    const int64_t position = queries.position + t;
+    q[at] = a.q + (row * a.H + h) * a.D;
+    out[at] = a.out + (row * a.H + h) * a.Dv;
+    weights[at] = a.record ? a.record->weights.data() + (row * a.H + h) * a.record->span : nullptr;
+    lo[at] = n.attrs.window_left < 0 ? 0 : std::max<int64_t>(0, position - n.attrs.window_left);
+    hi[at] = n.attrs.causal ? std::min(pages.total, position + 1) : pages.total;
+    if (n.attrs.window_right >= 0) hi[at] = std::min(hi[at], position + n.attrs.window_right + 1);
+  }
+  const AttentionArgs args{static_cast<int>(end - begin), a.D, a.Dv, q, pages.keys, pages.values, pages.ldv, lo, hi, nullptr,
+                           static_cast<float>(n.attrs.scale), static_cast<float>(n.attrs.softcap), out,
+                           a.record ? weights : nullptr};
+  kernels().attention(&args);
+}
+
+// Deals work items out to the threads, one after the other: chunks of a causal sequence differ in cost.
+struct Dealer {
+  const Team& team;
+  int64_t next = 0;
+  bool mine() { return next++ % team.nth == team.ith; }
+};
+
+// Writes the tokens of sequence s into columns `position`.. of its pages, for head g of the layer.
+void append(const Node& n, Frame& f, const PagedLayer& layer, PagePool& pool, const std::vector<int32_t>& pages, int64_t s, int64_t g,
+            int64_t position, int key_input, int value_input) {
+  const int64_t ldk = f.cols(n.inputs[static_cast<size_t>(key_input)]), ldv = f.cols(n.inputs[static_cast<size_t>(value_input)]);
+  const int64_t first = f.offsets[static_cast<size_t>(s)], tokens = f.length(s);
+  const float* k = f.data(n.inputs[static_cast<size_t>(key_input)]) + first * ldk + g * layer.key_size;
+  const float* v = f.data(n.inputs[static_cast<size_t>(value_input)]) + first * ldv + g * layer.value_size;
+  for (int64_t t = 0; t < tokens;) {
+    const int64_t at = position + t, column = at % kPage, count = std::min(tokens - t, kPage - column);
+    float* page = pool.data(pages[static_cast<size_t>(at / kPage)]);
+    kernels().pack_keys(k + t * ldk, ldk, static_cast<int>(count), layer.key_size, page + layer.key_offset(g), static_cast<int>(column));
+    float* values = page + layer.value_offset(g) + column * layer.value_size;
+    for (int64_t i = 0; i < count; ++i)
+      std::memcpy(values + i * layer.value_size, v + (t + i) * ldv, static_cast<size_t>(layer.value_size) * sizeof(float));
+    t += count;
+  }
+}
+
+Pages pages_of(Frame& f, const Team& team, const PagePool& pool, const PagedLayer& layer, const std::vector<int32_t>& ids, int64_t g, int64_t total) {
+  Pages pages(f, team, total, layer.value_size);
+  for (int64_t p = 0; p < page_count(total); ++p) {
+    const float* page = pool.data(ids[static_cast<size_t>(p)]);
+    pages.keys[p] = page + layer.key_offset(g);
+    pages.values[p] = page + layer.value_offset(g);
+  }
+  return pages;
+}
+
+void run_cached(const Node& n, Frame& f, Team& team) {
+  const Heads a(n, f);
+  PagePool& pool = f.state->cache;
+  const PagedLayer& layer = pool.layer(n.attrs.cache);
+  Dealer writers{team};
+  for (int64_t s = 0; s < f.batch; ++s)
+    for (int64_t g = 0; g < a.G; ++g)
+      if (writers.mine()) append(n, f, layer, pool, f.state->sequences[static_cast<size_t>(s)].pages, s, g, f.positions[static_cast<size_t>(s)], 1, 2);
+  // One token a sequence and at most a chunk of rows: items are dealt as above, so a thread reads only what it wrote itself.
+  if (f.tokens != f.batch || a.group > kChunk) team.barrier();
+  Dealer readers{team};
+  for (int64_t s = 0; s < f.batch; ++s) {
+    const Queries queries{f.offsets[static_cast<size_t>(s)], f.length(s), f.positions[static_cast<size_t>(s)]};
+    const int64_t rows = queries.tokens * a.group;
+    for (int64_t g = 0; g < a.G; ++g)
+      for (int64_t r = 0; r < rows; r += kChunk)
+        if (readers.mine())
+          attend(n, a, queries, pages_of(f, team, pool, layer, f.state->sequences[static_cast<size_t>(s)].pages, g, queries.position + queries.tokens), g, r,
+                 std::min(rows, r + kChunk));
+  }
+}
+
+// Without a cache the keys are turned into pages in the shared scratch; the values are read where they are.
+void run_uncached(const Node& n, Frame& f, Team& team) {
+  const Heads a(n, f);
+  const int64_t ldk = f.cols(n.inputs[1]), ldv = f.cols(n.inputs[2]), page_floats = a.D * kPage;
+  const auto page_at = [&](int64_t first_page, int64_t pages, int64_t g, int64_t p) {
+    return f.shared + (first_page * a.G + g * pages + p) * page_floats;
+  };
+  Dealer writers{team};
+  for (int64_t s = 0, first_page = 0; s < f.batch; ++s) {
+    const int64_t T = f.length(s), pages = page_count(T);
+    for (int64_t g = 0; g < a.G; ++g)
+      for (int64_t p = 0; p < pages; ++p)
+        if (writers.mine())
+          kernels().pack_keys(f.data(n.inputs[1]) + (f.offsets[static_cast<size_t>(s)] + p * kPage) * ldk + g * a.D, ldk,
+                              static_cast<int>(std::min<int64_t>(kPage, T - p * kPage)), a.D, page_at(first_page, pages, g, p), 0);
+    first_page += pages;
+  }
+  team.barrier();
+  Dealer readers{team};
+  for (int64_t s = 0, first_page = 0; s < f.batch; ++s) {
+    const Queries queries{f.offsets[static_cast<size_t>(s)], f.length(s), 0};
+    const int64_t rows = queries.tokens * a.group, page_total = page_count(queries.tokens);
+    for (int64_t g = 0; g < a.G; ++g)
+      for (int64_t r = 0; r < rows; r += kChunk) {
+        if (!readers.mine()) continue;
+        Pages pages(f, team, queries.tokens, ldv);
+        for (int64_t p = 0; p < page_total; ++p) {
+          pages.keys[p] = page_at(first_page, page_total, g, p);
+          pages.values[p] = f.data(n.inputs[2]) + (queries.first + p * kPage) * ldv + g * a.Dv;
+        }
+        attend(n, a, queries, pages, g, r, std::min(rows, r + kChunk));
+      }
+    first_page += page_total;
+  }
+}
+
+double flops_of(const Heads& a, int64_t rows, int64_t keys) {
+  return 2.0 * static_cast<double>(rows * a.H * keys) * static_cast<double>(a.D + a.Dv + 16);
+}
+
+}  // namespace
+
+Needs attention_needs(const Node& n, const Frame& f) {
+  const Heads a(n, const_cast<Frame&>(f));
+  Needs needs;
+  int64_t longest = 0, pages = 0;
+  for (int64_t s = 0; s < f.batch; ++s) {
+    const int64_t total = f.length(s) + (n.attrs.cache >= 0 ? f.positions[static_cast<size_t>(s)] : 0);
+    longest = std::max(longest, total);
+    pages += page_count(total);
+    needs.flops += flops_of(a, f.length(s), total);
+  }
+  needs.shared = n.attrs.cache >= 0 ? 0 : pages * a.G * a.D * kPage;
+  needs.per_thread = Pages::scratch_floats(longest);
+  return needs;
+}
+
+void run_attention(const Node& n, Frame& f, Team& team) {
+  if (n.attrs.cache >= 0) {
+    run_cached(n, f, team);
+  } else {
+    run_uncached(n, f, team);
+  }
+}
+
+Needs memory_write_needs(const Node& n, const Frame& f) {
+  return {0, 0, 8.0 * static_cast<double>(f.tokens * (f.cols(n.inputs[0]) + f.cols(n.inputs[1])))};
+}
+
+void run_memory_write(const Node& n, Frame& f, Team& team) {
+  PagePool& pool = f.state->memory_pages;
+  const PagedLayer& layer = pool.layer(n.attrs.layer);
+  Dealer writers{team};
+  for (int64_t s = 0; s < f.batch; ++s)
+    for (int64_t g = 0; g < layer.heads; ++g)
+      if (writers.mine()) append(n, f, layer, pool, f.memory(s).pages, s, g, 0, 0, 1);
+}
+
+Needs cross_attention_needs(const Node& n, const Frame& f) {
+  const Heads a(n, const_cast<Frame&>(f));
+  Needs needs;
+  int64_t longest = 0;
+  for (int64_t s = 0; s < f.batch; ++s) {
+    longest = std::max(longest, f.memory(s).length);
+    needs.flops += flops_of(a, f.length(s), f.memory(s).length);
+  }
+  needs.per_thread = Pages::scratch_floats(longest);
+  return needs;
+}
+
+// Neighbouring sequences with the same memory (beams of one input) read its keys together.
+void run_cross_attention(const Node& n, Frame& f, Team& team) {
+  const Heads a(n, f);
+  const PagePool& pool = f.state->memory_pages;
+  const PagedLayer& layer = pool.layer(n.attrs.layer);
+  const auto memory_of = [&](int64_t s) { return f.state->sequences[static_cast<size_t>(s)].memory; };
+  Dealer readers{team};
+  for (int64_t s = 0, next; s < f.batch; s = next) {
+    for (next = s + 1; next < f.batch && memory_of(next) == memory_of(s);) ++next;
+    const Queries queries{f.offsets[static_cast<size_t>(s)], f.offsets[static_cast<size_t>(next)] - f.offsets[static_cast<size_t>(s)], 0};
+    const int64_t rows = queries.tokens * a.group;
+    for (int64_t g = 0; g < a.G; ++g)
+      for (int64_t r = 0; r < rows; r += kChunk)
+        if (readers.mine())
+          attend(n, a, queries, pages_of(f, team, pool, layer, f.memory(s).pages, g, f.memory(s).length), g, r, std::min(rows, r + kChunk));
+  }
+}
+
+}  // namespace fastattn

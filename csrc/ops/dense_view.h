@@ -1,0 +1,77 @@
+// Arrays as the ops API hands them over: any strides, counted in elements; negative and zero ones included.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "base/buffer.h"
+#include "base/threads.h"
+
+namespace fastattn::dense {
+
+template <typename T, int N>
+struct View {
+  T* data = nullptr;
+  int64_t shape[N] = {};
+  int64_t stride[N] = {};
+};
+
+template <int N>
+using In = View<const float, N>;
+template <int N>
+using Out = View<float, N>;
+
+// Whether the kernels can read the last axis as it stands.
+template <typename T, int N>
+bool rows_contiguous(const View<T, N>& x) {
+  return x.stride[N - 1] == 1 || x.shape[N - 1] <= 1;
+}
+
+// n floats that stand `stride` apart, side by side.
+inline void gather(const float* from, int64_t stride, int64_t n, float* to) {
+  for (int64_t i = 0; i < n; ++i) to[i] = from[i * stride];
+}
+
+// Waking a second thread costs some microseconds, so each thread must have at least this much to do. The unit is a
+// floating-point operation of a matrix product; a float read from memory counts as four.
+constexpr double kWorkPerThread = 1e6;
+
+inline int threads_for(double work) {
+  const double useful = 1 + work / kWorkPerThread;
+  return std::max(1, static_cast<int>(std::min<double>(default_num_threads(), useful)));
+}
+
+// Scratch of the calling thread, reused from call to call: fresh pages from the system cost more than small problems.
+// What a large problem took is given back, so that one long prompt does not stay in memory for ever.
+class Scratch {
+ public:
+  explicit Scratch(int64_t floats) {
+    local().resize(static_cast<size_t>(floats));
+    next_ = local().data();
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  ~Scratch() {
+    if (local().size() > kKeep) local() = Buffer<float>();
+  }
+
+  // Room for n floats as counted by `padded`.
+  float* take(int64_t n) {
+    float* p = next_;
+    next_ += padded(n);
+    return p;
+  }
+
+  static int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
+
+ private:
+  static constexpr size_t kKeep = 4u << 20;  // floats
+  static Buffer<float>& local() {
+    static thread_local Buffer<float> buffer;
+    return buffer;
+  }
+  float* next_;
+};
+
+}  // namespace fastattn::dense

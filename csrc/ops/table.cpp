@@ -1,0 +1,42 @@
+#include <cstring>
+
+#include "ops/graph_ops.h"
+
+namespace fastattn {
+namespace {
+
+// One row per row of fastattn/ops/table.py.
+const Op kOps[] = {
+    {"embedding", run_embedding, rowwise_needs},
+    {"position_embedding", run_position_embedding, rowwise_needs},
+    {"linear", run_linear, linear_needs},
+    {"layer_norm", run_layer_norm, rowwise_needs},
+    {"rms_norm", run_rms_norm, rowwise_needs},
+    {"activation", run_activation, rowwise_needs},
+    {"add", run_add, rowwise_needs},
+    {"multiply", run_multiply, rowwise_needs},
+    {"concat", run_concat, rowwise_needs},
+    {"attention", run_attention, attention_needs},
+    {"memory_write", run_memory_write, memory_write_needs},
+    {"cross_attention", run_cross_attention, cross_attention_needs},
+    {"gru_sequence", run_gru_sequence, sequence_needs},
+    {"lstm_sequence", run_lstm_sequence, sequence_needs},
+    {"gru_cell", run_gru_cell, cell_needs},
+    {"lstm_cell", run_lstm_cell, cell_needs},
+    {"state_read", run_state_read, rowwise_needs},
+    {"state_write", run_state_write, rowwise_needs},
+    {"memory_rows_write", run_memory_rows_write, rowwise_needs},
+    {"rnn_attention", run_rnn_attention, rnn_attention_needs},
+    {"select_rows", run_select_rows, rowwise_needs},
+    {"output", run_output, output_needs},
+};
+
+}  // namespace
+
+const Op* find_op(const std::string& name) {
+  for (const Op& op : kOps)
+    if (name == op.name) return &op;
+  return nullptr;
+}
+
+}  // namespace fastattn
