@@ -9,7 +9,8 @@ namespace {
 #if defined(__x86_64__)
 bool x86_supports(const char* isa) {
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
+                    __builtin_cpu_supports("bmi2");
   if (!std::strcmp(isa, "avx2")) return avx2;
   if (std::strcmp(isa, "avx512")) return false;
   return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

@@ -2,15 +2,16 @@
 // A baseline header: no intrinsics, nothing that depends on an instruction set.
 //
 // Kernels are single-threaded, allocate nothing and throw nothing; shapes are checked by the callers in ops/.
-// Pointers need the alignment of a float, panels and pages 64 bytes. No kernel reads or writes beyond the extents given.
+// Pointers need the alignment of a float, panels and pages 64 bytes. No kernel reads or writes beyond the extents
+// given.
 #pragma once
 
 #include <cstdint>
 
 namespace fastattn {
 
-constexpr int kPanel = 32;   // columns of a packed weight panel: panel p holds weight rows 32p.. as [K][32], zero padded
-constexpr int kPage = 16;    // tokens of a KV page: keys [D][16] (transposed), values [16][ldv]
+constexpr int kPanel = 32;  // columns of a packed weight panel: panel p holds weight rows 32p.. as [K][32], zero padded
+constexpr int kPage = 16;   // tokens of a KV page: keys [D][16] (transposed), values [16][ldv]
 constexpr int kBlock = 128;  // keys per softmax block (8 pages), counted from key 0: fixed order of accumulation
 constexpr int kMaxRows = 6;  // query rows that share one walk over the keys
 
@@ -24,9 +25,10 @@ struct Epilogue {
   int64_t ld_residual;
 };
 
-// Query rows that share one key/value head. Row r sees keys lo[r] <= j < hi[r]; lo >= hi means nothing, which gives zeros.
-// The result of a row depends on that row alone: not on `rows`, nor on keys and values outside [lo, hi) or masked by a
-// bias of -inf, which may be garbage. Pages from the smallest lo to the largest hi of the call must exist; others may be null.
+// Query rows that share one key/value head. Row r sees keys lo[r] <= j < hi[r]; lo >= hi means nothing, which gives
+// zeros. The result of a row depends on that row alone: not on `rows`, nor on keys and values outside [lo, hi) or
+// masked by a bias of -inf, which may be garbage. Pages from the smallest lo to the largest hi of the call must exist;
+// others may be null.
 struct AttentionArgs {
   int rows;
   int64_t D, Dv;
@@ -39,7 +41,7 @@ struct AttentionArgs {
   const float* const* bias;  // null, or [rows] -> floats by absolute key j (or null), added after scale and softcap
   float scale, softcap;      // s = scale * (q . k); softcap > 0: s = softcap * tanh(s / softcap)
   float* const* out;         // [rows] -> Dv floats
-  float* const* weights;     // null, or [rows] -> floats (or null) by absolute key j in [0, max hi): zero where not seen
+  float* const* weights;  // null, or [rows] -> floats (or null) by absolute key j in [0, max hi): zero where not seen
 };
 
 // Floats of the partial results of `blocks` blocks: {m, l, o[Dv]} for each block and row.

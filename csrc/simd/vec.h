@@ -1,0 +1,48 @@
+// The vector contract. Each vec_<isa>.h defines, in the anonymous namespace and target region that kernels/compile.h
+// opens, exactly these names; all kernels and simd/math.h are written over them and over nothing else.
+//
+//   kLanes                 float lanes of a vector, a divisor of kPage
+//   kAccumulators          accumulators that a register tile can hold beside its operands
+//   kTileRows              rows of the register tile of linear_panel
+//   kFused                 whether fma rounds once; where it does not, fma(a, b, c) is a * b, rounded, + c
+//   Vf, Vm                 a vector of floats; a mask with one truth value per lane.  Vf has + - * / and unary -
+//
+//   load(p)  store(p, x)             any alignment
+//   load_lanes(p, a, b)              lanes a <= i < b from p[i], others 0; touches no other memory; any ints a, b
+//   load_n(p, n)  store_n(p, x, n)   the first n lanes, 0 <= n <= kLanes; touches no other memory
+//   set1(s)  first(x)                all lanes = s; lane 0
+//   fma(a, b, c)                     a * b + c
+//   min(a, b)  max(a, b)             a < b ? a : b,  a > b ? a : b: b when either is NaN
+//   abs(x)  copysign(x, sign)
+//   scale_by_power(x, n)             x * 2^n for integral n where x in [0.5, 2] and x * 2^n is normal; NaN if x is
+//   less(a, b) equal(a, b) is_nan(x) either(m, n) lanes_between(a, b) -> Vm; comparisons with NaN are false
+//   select(m, a, b)                  m ? a : b
+//   bits(m)                          lane i as bit i
+//   sum(x)  maximum(x)               over the lanes, in one fixed order (maximum: no NaN among them)
+//
+// This file adds what can be said in those terms.
+
+static_assert(kPage % kLanes == 0 && kPanel % kLanes == 0 && kBlock % kPage == 0,
+              "pages and panels hold whole vectors");
+
+constexpr float kInfinity = __builtin_inff();
+
+INLINE int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t maximum(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Vectors of the widest register tile of `rows` rows over at most `columns` columns; both divide by it evenly.
+constexpr int widest(int rows, int columns) {
+  int vectors = columns / kLanes;
+  while (vectors > 1 && rows * vectors > kAccumulators) vectors /= 2;
+  return vectors;
+}
+
+// The partial forms, with the full vector as the fast path.
+INLINE Vf load_up_to(const float* p, int64_t n) { return n >= kLanes ? load(p) : load_n(p, static_cast<int>(n)); }
+INLINE void store_up_to(float* p, Vf x, int64_t n) {
+  if (n >= kLanes) {
+    store(p, x);
+  } else {
+    store_n(p, x, static_cast<int>(n));
+  }
+}

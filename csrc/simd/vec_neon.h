@@ -1,0 +1,58 @@
+// The vector contract (simd/vec.h) on AArch64 Advanced SIMD: 4 lanes, 32 registers, fused multiply-add.
+
+constexpr int kLanes = 4;
+constexpr int kAccumulators = 24;
+constexpr int kTileRows = 6;
+constexpr bool kFused = true;
+
+using Vf = float32x4_t;
+using Vm = uint32x4_t;
+
+INLINE Vm lanes_between(int a, int b) {
+  const int32x4_t lane = {0, 1, 2, 3};
+  return vandq_u32(vcgeq_s32(lane, vdupq_n_s32(a)), vcltq_s32(lane, vdupq_n_s32(b)));
+}
+
+INLINE Vf load(const float* p) { return vld1q_f32(p); }
+INLINE Vf load_lanes(const float* p, int a, int b) {
+  float x[kLanes] = {0.0f, 0.0f, 0.0f, 0.0f};
+  for (int i = 0; i < kLanes; ++i)
+    if (i >= a && i < b) x[i] = p[i];
+  return vld1q_f32(x);
+}
+INLINE Vf load_n(const float* p, int n) { return load_lanes(p, 0, n); }
+INLINE void store(float* p, Vf x) { vst1q_f32(p, x); }
+INLINE void store_n(float* p, Vf x, int n) {
+  float lanes[kLanes];
+  vst1q_f32(lanes, x);
+  for (int i = 0; i < kLanes; ++i)
+    if (i < n) p[i] = lanes[i];
+}
+INLINE Vf set1(float s) { return vdupq_n_f32(s); }
+INLINE float first(Vf x) { return vgetq_lane_f32(x, 0); }
+
+INLINE Vf select(Vm m, Vf a, Vf b) { return vbslq_f32(m, a, b); }
+INLINE Vf fma(Vf a, Vf b, Vf c) { return vfmaq_f32(c, a, b); }
+INLINE Vf min(Vf a, Vf b) { return select(vcltq_f32(a, b), a, b); }
+INLINE Vf max(Vf a, Vf b) { return select(vcgtq_f32(a, b), a, b); }
+INLINE Vf abs(Vf x) { return vabsq_f32(x); }
+INLINE Vf copysign(Vf x, Vf sign) { return vbslq_f32(vdupq_n_u32(0x80000000u), sign, x); }
+INLINE Vf scale_by_power(Vf x, Vf n) {  // NaN converts to 0: x keeps its NaN
+  const int32x4_t exponent = vshlq_n_s32(vcvtnq_s32_f32(n), 23);
+  return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(x), exponent));
+}
+
+INLINE Vm less(Vf a, Vf b) { return vcltq_f32(a, b); }
+INLINE Vm equal(Vf a, Vf b) { return vceqq_f32(a, b); }
+INLINE Vm is_nan(Vf x) { return vmvnq_u32(vceqq_f32(x, x)); }
+INLINE Vm either(Vm m, Vm n) { return vorrq_u32(m, n); }
+INLINE unsigned bits(Vm m) {
+  const uint32x4_t weight = {1, 2, 4, 8};
+  return vaddvq_u32(vandq_u32(m, weight));
+}
+
+INLINE float sum(Vf x) {
+  const float32x2_t h = vadd_f32(vget_low_f32(x), vget_high_f32(x));
+  return vget_lane_f32(h, 0) + vget_lane_f32(h, 1);
+}
+INLINE float maximum(Vf x) { return vmaxvq_f32(x); }
