@@ -194,7 +194,7 @@ class AttentionMap:
         """A matplotlib Figure of the weights, written to `file` in the format of its suffix (.png, .svg, .pdf).
 
         numbers: write the weights into the cells; by default where a cell is large enough. Needs no display.
-        Raises OptionError for an unknown suffix or where matplotlib is not installed.
+        Raises OptionError for an unknown suffix or where matplotlib is not installed, OSError for an unwritable file.
         """
         try:
             from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -383,12 +383,9 @@ def _save(figure: Figure, file: Path, dpi: int) -> None:
     suffix = file.suffix.lower().lstrip(".")
     if suffix not in known:
         raise OptionError(f"{file}: cannot draw the format {suffix or '(none)'!r}, expected one of {', '.join(known)}")
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            figure.savefig(file, format=suffix, dpi=dpi, bbox_inches="tight", pad_inches=0.15)
-    except OSError as error:
-        raise OptionError(f"{file}: {error.strerror or error}") from None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure.savefig(file, format=suffix, dpi=dpi, bbox_inches="tight", pad_inches=0.15)
     if any("missing from font" in str(warning.message) for warning in caught):  # one per glyph is too many
         warnings.warn(f"{file}: no installed font has every character, some are boxes", stacklevel=3)
 

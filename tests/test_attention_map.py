@@ -237,11 +237,16 @@ def test_plot_labels_never_overlap(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("a.xyz", "format 'xyz'"), ("a", "format '.none.'"), ("no/a.png", "No such")]
+    ("name", "error", "message"),
+    [
+        ("a.xyz", OptionError, "format 'xyz'"),
+        ("a", OptionError, "format '.none.'"),
+        ("no/a.png", FileNotFoundError, "No such"),
+    ],
 )
-def test_plot_refuses_what_it_cannot_write(tmp_path: Path, name: str, message: str) -> None:
+def test_plot_refuses_what_it_cannot_write(tmp_path: Path, name: str, error: type[Exception], message: str) -> None:
     pytest.importorskip("matplotlib")
-    with pytest.raises(OptionError, match=message):
+    with pytest.raises(error, match=message):
         example().plot(tmp_path / name)
 
 
