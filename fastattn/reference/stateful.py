@@ -93,6 +93,12 @@ def _bound(window: int) -> int | None:
     return None if window < 0 else window
 
 
+def position_embedding(step: Step, x: Array, *, weight: Array, offset: int) -> Array:
+    """weight [P, C] added by each row's position in its sequence."""
+    positions = step.kept.lengths[step.sequences[step.space]] + step.places[step.space]
+    return x + weight[positions + offset]
+
+
 def attention(
     step: Step,
     q: Array,
@@ -265,6 +271,7 @@ def output(step: Step, logits: Array) -> None:
 KEEPING: dict[str, Callable[..., Any]] = {
     op.__name__: op
     for op in (
+        position_embedding,
         attention,
         memory_write,
         cross_attention,
