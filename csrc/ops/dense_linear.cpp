@@ -7,10 +7,12 @@
 namespace fastattn::dense {
 namespace {
 
-constexpr int64_t kRowStep = 48;  // rows of a work item when panels alone are too few for the team; a multiple of kMaxRows
+constexpr int64_t kRowStep =
+    48;  // rows of a work item when panels alone are too few for the team; a multiple of kMaxRows
 
 // Sixteen weight rows, kPackStep columns at a time: the transpose stays in L1, then lines of it go to the panel.
-void pack_sixteen(const KernelTable& kernel, const float* w, int64_t ldw, int count, int64_t K, float* panel, float* page) {
+void pack_sixteen(const KernelTable& kernel, const float* w, int64_t ldw, int count, int64_t K, float* panel,
+                  float* page) {
   for (int64_t k0 = 0; k0 < K; k0 += kPackStep) {
     const int64_t step = std::min(kPackStep, K - k0);
     kernel.pack_keys(w + k0, ldw, count, step, page, 0);
@@ -80,11 +82,13 @@ void linear(const Linear& given) {
   const int64_t rows = op.x.shape[0], O = op.weight.shape[0], K = op.weight.shape[1];
   if (rows == 0 || O == 0) return;
   const int64_t panels = panel_count(O);
-  const int threads = threads_for(2.0 * static_cast<double>(rows + 2) * static_cast<double>(O) * static_cast<double>(K));
+  const int threads =
+      threads_for(2.0 * static_cast<double>(rows + 2) * static_cast<double>(O) * static_cast<double>(K));
   const bool by_rows = threads > 1 && panels < 2 * threads && rows > kRowStep;
   const bool copy = !rows_contiguous(op.x);
   const int64_t held = by_rows ? panels : threads;
-  Scratch scratch(held * Scratch::padded(panel_floats(K)) + threads * kPackStep * kPage + (copy ? Scratch::padded(rows * K) : 0));
+  Scratch scratch(held * Scratch::padded(panel_floats(K)) + threads * kPackStep * kPage +
+                  (copy ? Scratch::padded(rows * K) : 0));
   if (copy) {
     float* x = scratch.take(rows * K);
     for (int64_t i = 0; i < rows; ++i) gather(op.x.data + i * op.x.stride[0], op.x.stride[1], K, x + i * K);

@@ -7,12 +7,12 @@
 namespace fastattn::dense {
 
 struct Linear {
-  In<2> x;                    // (rows, I)
-  In<2> weight;               // (O, I), any strides
-  const float* bias;          // (O), or null
+  In<2> x;            // (rows, I)
+  In<2> weight;       // (O, I), any strides
+  const float* bias;  // (O), or null
   Activation activation;
-  In<2> residual;             // (rows, O), last axis contiguous; data null: none
-  Out<2> y;                   // (rows, O), last axis contiguous
+  In<2> residual;  // (rows, O), last axis contiguous; data null: none
+  Out<2> y;        // (rows, O), last axis contiguous
 };
 
 void linear(const Linear& op);

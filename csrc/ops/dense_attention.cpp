@@ -1,0 +1,466 @@
+// Two ways through the same kernels, with the same bits:
+//
+//  * many query rows: the keys of a key/value head are packed once into pages, then chunks of kMaxRows query rows walk
+//  them.
+//    Heads go in waves whose pages fit the cache; the threads pack a wave together, then take chunks from a shared
+//    counter.
+//  * few query rows (decoding): reading keys and values is all the work. Each block of keys is packed into a scratch
+//  that
+//    stays in L1 and used at once for all rows; the blocks of one head are shared out among the threads and merged in
+//    order.
+//
+// The query heads of one key/value head share its walk: row r of a head stands for token r / group, query head r %
+// group.
+#include "ops/dense_attention.h"
+
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "dispatch/dispatch.h"
+
+namespace fastattn::dense {
+namespace {
+
+constexpr int64_t kFewRows = 48;          // up to here the second way
+constexpr int64_t kWaveFloats = 1 << 20;  // packed keys and values of a wave: 4 MB
+constexpr int64_t kChunksAtOnce = 4;      // taken from the counter together
+constexpr int kPagesPerBlock = kBlock / kPage;
+
+struct Geometry {
+  int64_t B, H, G, T, S, D, Dv, group, rows, chunks, pages;
+  bool copy_q, copy_k, copy_v, copy_mask;
+
+  explicit Geometry(const Attention& op)
+      : B(op.q.shape[0]),
+        H(op.q.shape[1]),
+        G(op.k.shape[1]),
+        T(op.q.shape[2]),
+        S(op.k.shape[2]),
+        D(op.q.shape[3]),
+        Dv(op.v.shape[3]),
+        group(G ? H / G : 0),
+        rows(group * T),
+        chunks((rows + kMaxRows - 1) / kMaxRows),
+        pages((S + kPage - 1) / kPage),
+        copy_q(!rows_contiguous(op.q)),
+        copy_k(!rows_contiguous(op.k)),
+        copy_v(!rows_contiguous(op.v)),
+        copy_mask(op.mask.kind == Mask::Kind::boolean ||
+                  (op.mask.kind == Mask::Kind::added && op.mask.stride[3] != 1 && S > 1)) {}
+};
+
+struct Span {
+  int64_t lo, hi;
+  bool empty() const { return lo >= hi; }
+};
+
+// Keys that query t of batch row b sees, but for the mask.
+Span seen(const Attention& op, int64_t b, int64_t t) {
+  const int64_t position = op.q_start[b] + t;
+  Span span{0, op.kv_lengths[b]};
+  if (op.window.left >= 0) span.lo = std::max(span.lo, position - op.window.left);
+  if (op.window.right >= 0) span.hi = std::min(span.hi, position + op.window.right + 1);
+  return span;
+}
+
+// Both ends grow with t, so the first and the last query bound what a head sees.
+Span seen_by_head(const Attention& op, const Geometry& g, int64_t b) {
+  return {seen(op, b, 0).lo, seen(op, b, g.T - 1).hi};
+}
+
+void copy_mask_row(const Mask& mask, int64_t offset, Span span, float* to) {
+  const int64_t step = mask.stride[3];
+  if (mask.kind == Mask::Kind::boolean) {
+    const auto* from = static_cast<const uint8_t*>(mask.data) + offset;
+    for (int64_t j = span.lo; j < span.hi; ++j) to[j] = from[j * step] ? 0.0f : -__builtin_inff();
+  } else {
+    const auto* from = static_cast<const float*>(mask.data) + offset;
+    for (int64_t j = span.lo; j < span.hi; ++j) to[j] = from[j * step];
+  }
+}
+
+// Up to kMaxRows query rows of one key/value head, laid out for the kernels.
+struct Chunk {
+  int rows = 0;
+  Span all{0, 0};  // hull of what the rows see
+  const float* q[kMaxRows];
+  const float* bias[kMaxRows];
+  float* out[kMaxRows];
+  float* weights[kMaxRows];
+  int64_t lo[kMaxRows], hi[kMaxRows];
+
+  // q_scratch: kMaxRows * D floats, mask_scratch: kMaxRows * S floats; used where the arrays cannot be read in place.
+  // Of a mask that must be copied, only the keys inside `wanted` are.
+  void fill(const Attention& op, const Geometry& g, int64_t b, int64_t head, int64_t index, float* q_scratch,
+            float* mask_scratch, Span wanted) {
+    const int64_t first = index * kMaxRows;
+    rows = static_cast<int>(std::min<int64_t>(kMaxRows, g.rows - first));
+    all = {g.S, 0};
+    for (int i = 0; i < rows; ++i) {
+      const int64_t t = (first + i) / g.group, h = head * g.group + (first + i) % g.group;
+      fill_row(op, g, i, b, h, t, q_scratch + i * g.D);
+      const Span span = seen(op, b, t);
+      lo[i] = span.lo, hi[i] = span.hi;
+      if (!span.empty()) all = {std::min(all.lo, span.lo), std::max(all.hi, span.hi)};
+      if (op.mask.kind != Mask::Kind::none)
+        bias[i] = mask_row(op, g, b, h, t, {std::max(span.lo, wanted.lo), std::min(span.hi, wanted.hi)},
+                           mask_scratch + i * g.S);
+    }
+    for (int i = 0; i < rows; ++i)
+      if (lo[i] >= hi[i]) lo[i] = hi[i] = all.lo;  // an empty row must not widen the hull
+  }
+
+  AttentionArgs args(const Attention& op, const Geometry& g, const float* const* k_pages, const float* const* v_pages,
+                     int64_t ldv) const {
+    return {rows,     g.D,
+            g.Dv,     q,
+            k_pages,  v_pages,
+            ldv,      lo,
+            hi,       op.mask.kind == Mask::Kind::none ? nullptr : bias,
+            op.scale, op.softcap,
+            out,      op.weights ? weights : nullptr};
+  }
+
+  void zero_result(const Attention& op, const Geometry& g) const {
+    for (int i = 0; i < rows; ++i) {
+      std::fill_n(out[i], g.Dv, 0.0f);
+      if (op.weights) std::fill_n(weights[i], g.S, 0.0f);
+    }
+  }
+
+  // The kernel writes the weights of keys below the hull's end; beyond it there is nothing to see.
+  void zero_unseen_weights(const Attention& op, const Geometry& g) const {
+    if (!op.weights) return;
+    for (int i = 0; i < rows; ++i) std::fill_n(weights[i] + all.hi, g.S - all.hi, 0.0f);
+  }
+
+ private:
+  void fill_row(const Attention& op, const Geometry& g, int i, int64_t b, int64_t h, int64_t t, float* q_scratch) {
+    q[i] = op.q.data + b * op.q.stride[0] + h * op.q.stride[1] + t * op.q.stride[2];
+    if (g.copy_q) {
+      gather(q[i], op.q.stride[3], g.D, q_scratch);
+      q[i] = q_scratch;
+    }
+    out[i] = op.out.data + b * op.out.stride[0] + h * op.out.stride[1] + t * op.out.stride[2];
+    if (op.weights) weights[i] = op.weights + ((b * g.H + h) * g.T + t) * g.S;
+  }
+
+  static const float* mask_row(const Attention& op, const Geometry& g, int64_t b, int64_t h, int64_t t, Span span,
+                               float* scratch) {
+    const int64_t offset = b * op.mask.stride[0] + h * op.mask.stride[1] + t * op.mask.stride[2];
+    if (!g.copy_mask) return static_cast<const float*>(op.mask.data) + offset;
+    copy_mask_row(op.mask, offset, span, scratch);
+    return scratch;
+  }
+};
+
+// Keys and values of one key/value head, and how their pages are made.
+struct Head {
+  const float *k, *v;
+  int64_t b, index;
+
+  Head(const Attention& op, const Geometry& g, int64_t i)
+      : k(op.k.data + i / g.G * op.k.stride[0] + i % g.G * op.k.stride[1]),
+        v(op.v.data + i / g.G * op.v.stride[0] + i % g.G * op.v.stride[1]),
+        b(i / g.G),
+        index(i % g.G) {}
+
+  // row_scratch: kPage * D floats, used when the keys' last axis is not contiguous.
+  void pack_keys(const KernelTable& kernel, const Attention& op, const Geometry& g, int64_t page, float* to,
+                 float* row_scratch) const {
+    const int count = static_cast<int>(std::min<int64_t>(kPage, g.S - page * kPage));
+    const float* from = k + page * kPage * op.k.stride[2];
+    int64_t ld = op.k.stride[2];
+    if (g.copy_k) {
+      for (int j = 0; j < count; ++j) gather(from + j * ld, op.k.stride[3], g.D, row_scratch + j * g.D);
+      from = row_scratch, ld = g.D;
+    }
+    kernel.pack_keys(from, ld, count, g.D, to, 0);
+  }
+
+  // A page of values is used where it stands if it is whole and its rows are contiguous. Kernels may read a page's rows
+  // up to ldv: of the last page only if that is nobody else's memory, or if no vector reaches beyond Dv.
+  bool in_place(const Attention& op, const Geometry& g, int64_t page) const {
+    if (g.copy_v || (page + 1) * kPage > g.S) return false;
+    return page + 1 < g.pages || op.v.stride[2] == g.Dv || g.Dv % 16 == 0;
+  }
+
+  const float* values(const Attention& op, int64_t page) const { return v + page * kPage * op.v.stride[2]; }
+
+  void copy_values(const Attention& op, const Geometry& g, int64_t page, float* to, int64_t ldv) const {
+    const int64_t count = std::min<int64_t>(kPage, g.S - page * kPage);
+    for (int64_t j = 0; j < count; ++j)
+      gather(values(op, page) + j * op.v.stride[2], op.v.stride[3], g.Dv, to + j * ldv);
+  }
+};
+
+// A copied page of values must have the leading dimension of those used in place. Pages narrower than the copy needs
+// (overlapping or reversed rows) are all copied.
+struct ValueLayout {
+  int64_t ldv, page_floats;
+};
+
+ValueLayout layout_values(const Attention& op, Geometry& g) {
+  if (op.v.stride[2] < g.Dv) g.copy_v = true;
+  const int64_t ldv = g.copy_v ? g.Dv : op.v.stride[2];
+  return {ldv, Scratch::padded(kPage * ldv)};
+}
+
+// ---- many rows -----------------------------------------------------------------------------------------------------
+
+struct Wave {
+  std::atomic<int64_t> next_page{0}, next_chunk{0};
+};
+
+class ManyRows {
+ public:
+  ManyRows(const KernelTable& kernel, const Attention& op, Geometry& g, int threads)
+      : kernel_(kernel),
+        op_(op),
+        g_(g),
+        values_(layout_values(op, g)),
+        key_page_(Scratch::padded(kPage * g.D)),
+        copied_values_(g.copy_v ? g.pages : 1),
+        heads_(g.B * g.G),
+        wave_heads_(std::clamp<int64_t>(kWaveFloats / std::max<int64_t>(1, head_floats()), 1, heads_)),
+        waves_(static_cast<size_t>((heads_ + wave_heads_ - 1) / wave_heads_)),
+        pointers_(static_cast<size_t>(2 * wave_heads_ * g.pages)),
+        scratch_(wave_heads_ * head_floats() + threads * thread_floats()),
+        pages_(scratch_.take(wave_heads_ * head_floats())),
+        rooms_(scratch_.take(threads * thread_floats())) {}
+
+  void run(Team& team) {
+    float* room = rooms_ + team.ith * thread_floats();
+    for (size_t w = 0; w < waves_.size(); ++w) {
+      const int64_t first = static_cast<int64_t>(w) * wave_heads_, count = std::min(wave_heads_, heads_ - first);
+      pack_wave(waves_[w], first, count, room);
+      team.barrier();
+      walk_wave(waves_[w], first, count, room);
+      team.barrier();
+    }
+  }
+
+ private:
+  int64_t head_floats() const { return g_.pages * key_page_ + copied_values_ * values_.page_floats; }
+  int64_t q_floats() const { return Scratch::padded(kMaxRows * g_.D); }
+  int64_t thread_floats() const {
+    return q_floats() + Scratch::padded(kPage * g_.D) + (g_.copy_mask ? Scratch::padded(kMaxRows * g_.S) : 0);
+  }
+  const float** key_pointers(int64_t slot) { return pointers_.data() + 2 * slot * g_.pages; }
+  const float** value_pointers(int64_t slot) { return key_pointers(slot) + g_.pages; }
+
+  void pack_wave(Wave& wave, int64_t first, int64_t count, float* room) {
+    for (int64_t item; (item = wave.next_page.fetch_add(kPagesPerBlock, std::memory_order_relaxed)) < count * g_.pages;)
+      for (int64_t i = item; i < std::min(item + kPagesPerBlock, count * g_.pages); ++i)
+        pack_page(i / g_.pages, Head(op_, g_, first + i / g_.pages), i % g_.pages, room + q_floats());
+  }
+
+  void pack_page(int64_t slot, const Head& head, int64_t page, float* row_scratch) {
+    const Span span = seen_by_head(op_, g_, head.b);
+    if ((page + 1) * kPage <= span.lo || page * kPage >= span.hi) return;
+    float* base = pages_ + slot * head_floats();
+    float* keys = base + page * key_page_;
+    head.pack_keys(kernel_, op_, g_, page, keys, row_scratch);
+    key_pointers(slot)[page] = keys;
+    if (head.in_place(op_, g_, page)) {
+      value_pointers(slot)[page] = head.values(op_, page);
+      return;
+    }
+    float* values = base + g_.pages * key_page_ + (g_.copy_v ? page : 0) * values_.page_floats;
+    head.copy_values(op_, g_, page, values, values_.ldv);
+    value_pointers(slot)[page] = values;
+  }
+
+  // Late queries see the most keys when attention is causal: they go first, so that no thread is left with a long one.
+  void walk_wave(Wave& wave, int64_t first, int64_t count, float* room) {
+    const int64_t total = count * g_.chunks;
+    for (int64_t item; (item = wave.next_chunk.fetch_add(kChunksAtOnce, std::memory_order_relaxed)) < total;)
+      for (int64_t i = item; i < std::min(item + kChunksAtOnce, total); ++i)
+        walk_chunk(i / g_.chunks, Head(op_, g_, first + i / g_.chunks), g_.chunks - 1 - i % g_.chunks, room);
+  }
+
+  void walk_chunk(int64_t slot, const Head& head, int64_t index, float* room) {
+    Chunk chunk;
+    chunk.fill(op_, g_, head.b, head.index, index, room, room + q_floats() + Scratch::padded(kPage * g_.D), {0, g_.S});
+    if (chunk.all.empty()) return chunk.zero_result(op_, g_);
+    const AttentionArgs args = chunk.args(op_, g_, key_pointers(slot), value_pointers(slot), values_.ldv);
+    kernel_.attention(&args);
+    chunk.zero_unseen_weights(op_, g_);
+  }
+
+  const KernelTable& kernel_;
+  const Attention& op_;
+  const Geometry& g_;
+  const ValueLayout values_;
+  const int64_t key_page_, copied_values_, heads_, wave_heads_;
+  std::vector<Wave> waves_;
+  std::vector<const float*> pointers_;
+  Scratch scratch_;
+  float *pages_, *rooms_;
+};
+
+// ---- few rows ------------------------------------------------------------------------------------------------------
+
+class FewRows {
+ public:
+  FewRows(const KernelTable& kernel, const Attention& op, Geometry& g, int threads)
+      : kernel_(kernel),
+        op_(op),
+        g_(g),
+        values_(layout_values(op, g)),
+        key_page_(Scratch::padded(kPage * g.D)),
+        blocks_((g.S + kBlock - 1) / kBlock),
+        heads_(g.B * g.G),
+        parts_(parts(heads_, threads, blocks_)),
+        partial_slots_(parts_ > 1 ? heads_ : threads),
+        pointers_(static_cast<size_t>(2 * threads * g.pages)),
+        merge_begin_(static_cast<size_t>(threads * (parts_ + 1))),
+        merge_from_(static_cast<size_t>(threads * parts_)),
+        scratch_(threads * room_floats() + partial_slots_ * partial_floats_of_head()),
+        rooms_(scratch_.take(threads * room_floats())),
+        partials_(scratch_.take(partial_slots_ * partial_floats_of_head())) {
+    for (int t = 0; t < threads; ++t)
+      for (int64_t p = 0; p < g.pages; ++p) key_pointers(t)[p] = keys_of(t) + p % kPagesPerBlock * key_page_;
+  }
+
+  void run(Team& team) {
+    for (int64_t item; (item = next_part_.fetch_add(1, std::memory_order_relaxed)) < heads_ * parts_;) {
+      const Head head(op_, g_, item / parts_);
+      float* partials = partials_ + (parts_ > 1 ? item / parts_ : team.ith) * partial_floats_of_head();
+      score_part(team.ith, head, item % parts_, partials);
+      if (parts_ == 1) merge(team.ith, head, partials);
+    }
+    if (parts_ == 1) return;
+    team.barrier();
+    for (int64_t i; (i = next_merge_.fetch_add(1, std::memory_order_relaxed)) < heads_;)
+      merge(team.ith, Head(op_, g_, i), partials_ + i * partial_floats_of_head());
+  }
+
+ private:
+  // Parts into which the blocks of a head are cut: one if there are heads enough to keep all threads busy.
+  static int64_t parts(int64_t heads, int threads, int64_t blocks) {
+    return threads > 1 && heads < 4 * threads ? std::min<int64_t>(threads, std::max<int64_t>(blocks, 1)) : 1;
+  }
+
+  int64_t q_floats() const { return Scratch::padded(g_.rows * g_.D); }
+  int64_t mask_floats() const { return g_.copy_mask ? Scratch::padded(g_.rows * g_.S) : 0; }
+  int64_t keys_floats() const { return kPagesPerBlock * key_page_; }
+  int64_t values_floats() const { return (g_.copy_v ? kPagesPerBlock : 1) * values_.page_floats; }
+  int64_t room_floats() const { return keys_floats() + values_floats() + key_page_ + q_floats() + mask_floats(); }
+  int64_t partial_floats_of_head() const { return Scratch::padded(partial_floats(blocks_, g_.rows, g_.Dv)); }
+  float* keys_of(int thread) const { return rooms_ + thread * room_floats(); }
+  const float** key_pointers(int thread) { return pointers_.data() + 2 * thread * g_.pages; }
+  const float** value_pointers(int thread) { return key_pointers(thread) + g_.pages; }
+
+  // Partials of one head: [part][chunk][block][row].
+  float* partials_of(float* head, Span blocks, int64_t chunk) const {
+    return head + partial_floats(blocks.lo, g_.rows, g_.Dv) +
+           partial_floats(blocks.hi - blocks.lo, chunk * kMaxRows, g_.Dv);
+  }
+
+  // Blocks of the head's range that belong to a part.
+  Span blocks_of(const Head& head, int64_t part) const {
+    const Span span = seen_by_head(op_, g_, head.b);
+    if (span.empty()) return {0, 0};
+    const int64_t first = span.lo / kBlock, count = (span.hi + kBlock - 1) / kBlock - first;
+    return {first + count * part / parts_, first + count * (part + 1) / parts_};
+  }
+
+  void fill(int thread, const Head& head, int64_t index, Span wanted, Chunk& chunk) const {
+    float* q = keys_of(thread) + keys_floats() + values_floats() + key_page_;
+    chunk.fill(op_, g_, head.b, head.index, index, q + index * kMaxRows * g_.D,
+               q + q_floats() + index * kMaxRows * g_.S, wanted);
+  }
+
+  void score_part(int thread, const Head& head, int64_t part, float* partials) {
+    const Span blocks = blocks_of(head, part);
+    if (blocks.empty()) return;
+    Chunk chunks[(kFewRows + kMaxRows - 1) / kMaxRows];
+    for (int64_t c = 0; c < g_.chunks; ++c) fill(thread, head, c, {blocks.lo * kBlock, blocks.hi * kBlock}, chunks[c]);
+    for (int64_t block = blocks.lo; block < blocks.hi; ++block) {
+      pack_block(thread, head, block);
+      for (int64_t c = 0; c < g_.chunks; ++c) {
+        const AttentionArgs args = chunks[c].args(op_, g_, key_pointers(thread), value_pointers(thread), values_.ldv);
+        kernel_.attention_partial(
+            &args, block, block + 1,
+            partials_of(partials, blocks, c) + partial_floats(block - blocks.lo, chunks[c].rows, g_.Dv));
+      }
+    }
+  }
+
+  void pack_block(int thread, const Head& head, int64_t block) {
+    const Span span = seen_by_head(op_, g_, head.b);
+    float* keys = keys_of(thread);
+    float* copied = keys + keys_floats();
+    float* row_scratch = copied + values_floats();
+    for (int64_t p = block * kPagesPerBlock; p < std::min((block + 1) * kPagesPerBlock, g_.pages); ++p) {
+      if ((p + 1) * kPage <= span.lo || p * kPage >= span.hi) continue;
+      head.pack_keys(kernel_, op_, g_, p, keys + p % kPagesPerBlock * key_page_, row_scratch);
+      if (head.in_place(op_, g_, p)) {
+        value_pointers(thread)[p] = head.values(op_, p);
+        continue;
+      }
+      float* values = copied + (g_.copy_v ? p % kPagesPerBlock : 0) * values_.page_floats;
+      head.copy_values(op_, g_, p, values, values_.ldv);
+      value_pointers(thread)[p] = values;
+    }
+  }
+
+  void merge(int thread, const Head& head, float* partials) {
+    int64_t* begin = merge_begin_.data() + thread * (parts_ + 1);
+    const float** from = merge_from_.data() + thread * parts_;
+    for (int64_t c = 0; c < g_.chunks; ++c) {
+      Chunk chunk;
+      fill(thread, head, c, {0, 0}, chunk);
+      if (chunk.all.empty()) {
+        chunk.zero_result(op_, g_);
+        continue;
+      }
+      for (int64_t part = 0; part < parts_; ++part) {
+        const Span blocks = blocks_of(head, part);
+        begin[part] = blocks.lo, begin[part + 1] = blocks.hi;
+        from[part] = partials_of(partials, blocks, c);
+      }
+      const AttentionArgs args = chunk.args(op_, g_, key_pointers(thread), value_pointers(thread), values_.ldv);
+      kernel_.attention_merge(&args, static_cast<int>(parts_), begin, from);
+      chunk.zero_unseen_weights(op_, g_);
+    }
+  }
+
+  const KernelTable& kernel_;
+  const Attention& op_;
+  const Geometry& g_;
+  const ValueLayout values_;
+  const int64_t key_page_, blocks_, heads_, parts_, partial_slots_;
+  std::vector<const float*> pointers_;
+  std::vector<int64_t> merge_begin_;
+  std::vector<const float*> merge_from_;
+  Scratch scratch_;
+  float *rooms_, *partials_;
+  std::atomic<int64_t> next_part_{0}, next_merge_{0};
+};
+
+// Two products of every query row with every key, and one pass over keys and values.
+double work_of(const Geometry& g) {
+  return static_cast<double>(g.B * g.G) * static_cast<double>(g.S) * static_cast<double>(g.D + g.Dv) *
+         static_cast<double>(2 * g.rows + 4);
+}
+
+}  // namespace
+
+void attention(const Attention& op) {
+  Geometry g(op);
+  if (g.B == 0 || g.H == 0 || g.T == 0) return;
+  const KernelTable& kernel = kernels();
+  const int threads = threads_for(work_of(g));
+  if (g.rows <= kFewRows) {
+    FewRows few(kernel, op, g, threads);
+    parallel(threads, [&few](Team& team) { few.run(team); });
+  } else {
+    ManyRows many(kernel, op, g, threads);
+    parallel(threads, [&many](Team& team) { many.run(team); });
+  }
+}
+
+}  // namespace fastattn::dense

@@ -1,0 +1,120 @@
+// The products of all inputs come first, as one matrix product. Then the sequences go on token by token, together:
+// sorted by length, those that are still running are the first rows of the state.
+#include "ops/dense_recurrent.h"
+
+#include <numeric>
+#include <vector>
+
+#include "dispatch/dispatch.h"
+#include "ops/linear.h"
+
+namespace fastattn::dense {
+namespace {
+
+// A step is short and ends at a barrier: a team pays only if there is this much work between two of them.
+constexpr double kWorkPerStep = 2e5;
+
+struct Run {
+  const KernelTable& kernel;
+  const Recurrent& op;
+  int64_t B, T, I, H, O;
+  std::vector<int64_t> order;  // sequences, longest first
+  std::shared_ptr<Weight> ih, hh;
+  Buffer<float> gx, gh, h, c;  // (B T, O), (B, O), (B, H), (B, H): the last three in `order`
+
+  Run(const KernelTable& k, const Recurrent& r, int threads)
+      : kernel(k),
+        op(r),
+        B(r.x.shape[0]),
+        T(r.x.shape[1]),
+        I(r.x.shape[2]),
+        H(r.weight_hh.shape[1]),
+        O(r.weight_hh.shape[0]),
+        order(static_cast<size_t>(B)),
+        ih(packed_weight(r.weight_ih.data, O, I, r.weight_ih.stride[0], threads)),
+        hh(packed_weight(r.weight_hh.data, O, H, r.weight_hh.stride[0], threads)),
+        gx(static_cast<size_t>(B * T * O)),
+        gh(static_cast<size_t>(B * O)),
+        h(static_cast<size_t>(B * H)),
+        c(static_cast<size_t>(B * H)) {
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&r](int64_t a, int64_t b) { return r.lengths[a] > r.lengths[b]; });
+  }
+
+  int64_t sequence(int64_t i) const { return order[static_cast<size_t>(i)]; }
+  size_t state_bytes() const { return static_cast<size_t>(H) * sizeof(float); }
+
+  // Rows of x beyond a sequence's length are not touched.
+  void input_products(const Team& team) {
+    for (int64_t b = 0; b < B; ++b)
+      fastattn::linear({ih.get(), op.x.data + b * op.x.stride[0], op.lengths[b], op.x.stride[1], gx.data() + b * T * O,
+                        O, op.bias_ih, Activation::none, nullptr, 0},
+                       team);
+  }
+
+  void cell(int64_t i, int64_t step) {
+    const int64_t b = sequence(i), t = op.direction == Recurrent::Direction::reverse ? op.lengths[b] - 1 - step : step;
+    const float* from_x = gx.data() + (b * T + t) * O;
+    const float* from_h = gh.data() + i * O;
+    float* state = h.data() + i * H;
+    if (op.cell == Recurrent::Cell::lstm) {
+      kernel.lstm_cell_row(from_x, from_h, c.data() + i * H, H, state, c.data() + i * H);
+    } else {
+      kernel.gru_cell_row(from_x, from_h, state, H, state);
+    }
+    std::memcpy(op.out.data + b * op.out.stride[0] + t * op.out.stride[1], state, state_bytes());
+  }
+
+  void steps(Team& team) {
+    int64_t running = B;
+    for (int64_t step = 0;; ++step) {
+      while (running > 0 && op.lengths[sequence(running - 1)] <= step) --running;
+      if (running == 0) return;
+      fastattn::linear({hh.get(), h.data(), running, H, gh.data(), O, op.bias_hh, Activation::none, nullptr, 0}, team);
+      team.barrier();
+      const Range mine = team.split(running);
+      for (int64_t i = mine.begin; i < mine.end; ++i) cell(i, step);
+      team.barrier();
+    }
+  }
+
+  void load_states() {
+    for (int64_t i = 0; i < B; ++i) {
+      std::memcpy(h.data() + i * H, op.h + sequence(i) * H, state_bytes());
+      if (op.c) std::memcpy(c.data() + i * H, op.c + sequence(i) * H, state_bytes());
+    }
+  }
+
+  void store_states() {
+    for (int64_t i = 0; i < B; ++i) {
+      std::memcpy(op.h + sequence(i) * H, h.data() + i * H, state_bytes());
+      if (op.c) std::memcpy(op.c + sequence(i) * H, c.data() + i * H, state_bytes());
+    }
+  }
+
+  void zero_padding() {
+    for (int64_t b = 0; b < B; ++b)
+      for (int64_t t = op.lengths[b]; t < T; ++t)
+        std::fill_n(op.out.data + b * op.out.stride[0] + t * op.out.stride[1], H, 0.0f);
+  }
+};
+
+}  // namespace
+
+void recurrent(const Recurrent& op) {
+  const int64_t B = op.x.shape[0], O = op.weight_hh.shape[0], H = op.weight_hh.shape[1];
+  if (B == 0 || H == 0) return;
+  const double per_step = 2.0 * static_cast<double>(B * O) * static_cast<double>(H);
+  const int threads = per_step < kWorkPerStep ? 1 : threads_for(per_step * static_cast<double>(2 * op.x.shape[1]));
+  Run run(kernels(), op, threads);
+  run.load_states();
+  parallel(threads, [&run](Team& team) {
+    run.input_products(team);
+    team.barrier();
+    run.steps(team);
+  });
+  run.store_states();
+  run.zero_padding();
+}
+
+}  // namespace fastattn::dense
