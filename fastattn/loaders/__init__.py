@@ -1,0 +1,123 @@
+"""Checkpoints: a folder or file in a supported format → configuration and lazily mapped tensors.
+
+A format is one row of `FORMATS`: how its files are recognised in a folder, and the function that reads them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy.typing as npt
+
+from fastattn.errors import LoadError
+from fastattn.loaders.onnx import find_onnx, load_onnx, role_of
+from fastattn.loaders.tensors import TensorMap
+
+__all__ = ["FORMATS", "Checkpoint", "describe", "open_checkpoint"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk, opened but not read.
+
+    Attributes:
+        path: the model's folder.
+        config: config.json, {} when there is none; "model_type" chooses the model family.
+        generation_config: generation_config.json, {} when there is none.
+        tensors: PyTorch parameter name -> array; floating types come as float32. Reading one touches its pages only.
+        origin: name -> where the tensor was found and how its name was derived, one line for people.
+        aliases: further name -> name in `tensors`, from the places that use a tensor (tied or deduplicated ones).
+        constants: names in `tensors` of values that are no parameters (masks, folded position tables).
+    """
+
+    path: Path
+    config: dict[str, Any]
+    generation_config: dict[str, Any]
+    tensors: Mapping[str, npt.NDArray[Any]]
+    origin: Mapping[str, str]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    constants: frozenset[str] = frozenset()
+
+
+class Format(NamedTuple):
+    """One row: a name for messages, and a function that finds the format's files and opens them, or returns None."""
+
+    name: str
+    suffixes: tuple[str, ...]
+    open: Callable[[Path], Checkpoint | None]
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Open a model: a folder, or one file of a supported format.
+
+    Args:
+        path: a folder with config.json and, for ONNX, encoder_model.onnx and decoder_model[_merged].onnx, or
+            model.onnx; or one .onnx file.
+
+    Returns:
+        The checkpoint; tensors are mapped, none is read yet.
+
+    Raises:
+        LoadError: nothing there, no supported format, or a damaged file; one line, naming the file.
+
+    Example:
+        >>> from fastattn.loaders import open_checkpoint
+        >>> open_checkpoint("no/such/model")
+        Traceback (most recent call last):
+        fastattn.errors.LoadError: no/such/model: no such file or folder
+    """
+    where = Path(path)
+    if not where.exists():
+        raise LoadError(f"{where}: no such file or folder")
+    if where.is_file() and not any(where.name.endswith(suffix) for f in FORMATS for suffix in f.suffixes):
+        known = ", ".join(suffix for f in FORMATS for suffix in f.suffixes)
+        raise LoadError(f"{where}: not a model file; expected a folder or a file ending in {known}")
+    for row in FORMATS:
+        checkpoint = row.open(where)
+        if checkpoint is not None:
+            return checkpoint
+    names = ", ".join(f.name for f in FORMATS)
+    raise LoadError(f"{where}: holds no model; expected files of one of these formats: {names}")
+
+
+def _open_onnx(path: Path) -> Checkpoint | None:
+    if path.is_file():
+        folder, files = path.parent, {role_of(path): path} if path.name.endswith(".onnx") else {}
+    else:
+        folder, files = path, find_onnx(path)
+    if not files:
+        return None
+    found = load_onnx(files)
+    config, generation = read_json(folder / "config.json"), read_json(folder / "generation_config.json")
+    return Checkpoint(folder, config, generation, found.tensors, found.origin, found.aliases, found.constants)
+
+
+FORMATS: tuple[Format, ...] = (Format("ONNX (*.onnx)", (".onnx",), _open_onnx),)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, {} when the file does not exist."""
+    if not path.exists():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise LoadError(f"{path}: not readable as JSON: {' '.join(str(error).split())}") from error
+    if not isinstance(value, dict):
+        raise LoadError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def describe(checkpoint: Checkpoint) -> list[tuple[str, tuple[int, ...], str, str]]:
+    """One row per tensor, by name: (name, shape, element type in the file, origin). Reads no data from ONNX files."""
+    rows = []
+    for name in sorted(checkpoint.tensors):
+        tensors = checkpoint.tensors
+        held = tensors.weight(name) if isinstance(tensors, TensorMap) else tensors[name]
+        rows.append((name, tuple(held.shape), str(held.dtype), checkpoint.origin.get(name, "")))
+    return rows

@@ -1,0 +1,144 @@
+"""ONNX exports → parameters under the names of the PyTorch model's `state_dict()`.
+
+A model may be one file or several with a role each; optimum roots the encoder's file at the encoder, so its names are
+completed from its role. See `onnx_names` for how a name is found, `docs/decisions` for why the files are read without
+the onnx package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastattn.errors import LoadError
+from fastattn.loaders.onnx_format import read_onnx
+from fastattn.loaders.onnx_graph import NamedTensors, read_parameters
+from fastattn.loaders.tensors import TensorMap, Weight, same_values
+
+# role -> file names, best first: the merged decoder and the first-step decoder hold every weight of the decoder,
+# the decoder with past lacks the cross-attention's keys and values
+ROLE_FILES: dict[str, tuple[str, ...]] = {
+    "encoder": ("encoder_model.onnx", "encoder.onnx"),
+    "decoder": (
+        "decoder_model_merged.onnx",
+        "decoder_model.onnx",
+        "decoder.onnx",
+        "decoder_with_past_model.onnx",
+    ),
+    "model": ("model.onnx",),
+}
+# parameters that belong to the whole model even where the decoder is exported alone
+TOP_LEVEL = ("lm_head", "final_logits_bias", "shared", "proj_out", "generator")
+
+
+@dataclass
+class OnnxTensors:
+    """What `load_onnx` returns; see `fastattn.loaders.Checkpoint` for the meaning of the fields."""
+
+    tensors: TensorMap
+    origin: dict[str, str]
+    aliases: dict[str, str] = field(default_factory=dict)
+    constants: frozenset[str] = frozenset()
+
+
+def find_onnx(folder: Path) -> dict[str, Path]:
+    """The files to load from a folder, by role; {} when it holds no ONNX model, an error when the choice is unclear."""
+    names = sorted(p.name for p in folder.glob("*.onnx"))
+    if not names:
+        nested = folder / "onnx"  # the layout of repositories that hold several formats
+        return find_onnx(nested) if folder.name != "onnx" and nested.is_dir() else {}
+    found: dict[str, Path] = {}
+    for role, candidates in ROLE_FILES.items():
+        for name in candidates:
+            if name in names:
+                found[role] = folder / name
+                break
+    if "encoder" in found and "decoder" in found:
+        return {role: found[role] for role in ("encoder", "decoder")}
+    if "model" in found:
+        return {"model": found["model"]}
+    if found or len(names) == 1:
+        return found or {"model": folder / names[0]}
+    wanted = "expected encoder_model.onnx and decoder_model.onnx, or model.onnx"
+    raise LoadError(f"{folder}: which of {', '.join(names)} is the model? {wanted}")
+
+
+def role_of(path: Path) -> str:
+    """The role of a single file, from its name."""
+    return next((role for role, names in ROLE_FILES.items() if path.name in names), "model")
+
+
+def load_onnx(files: Mapping[str, Path]) -> OnnxTensors:
+    """Read the parameters of an exported model.
+
+    Args:
+        files: role ("encoder", "decoder" or "model") -> file, as `find_onnx` gives it.
+
+    Returns:
+        Tensors under their PyTorch names, viewed in the mapped files; nothing is copied until one is used.
+
+    Raises:
+        LoadError: a file is missing, truncated or not ONNX, a tensor's data is not what its shape says, external data
+            lies outside the model's folder, or two files disagree on a tensor.
+    """
+    parts = {role: read_parameters(read_onnx(path)) for role, path in files.items()}
+    if "encoder" in parts and "decoder" in parts:
+        parts = dict(zip(parts, _one_namespace(parts), strict=True))
+    return _merge([(files[role].name, part) for role, part in parts.items()])
+
+
+def _one_namespace(parts: Mapping[str, NamedTensors]) -> list[NamedTensors]:
+    """Complete the names of a file that was exported from the bare encoder or decoder."""
+    real = {role: set(part.weights) - part.constants for role, part in parts.items()}
+    rooted = {role: _root(names, role) for role, names in real.items()}  # None: exported from that module itself
+    root = next((r for r in (rooted["decoder"], rooted["encoder"]) if r is not None), "")
+    return [
+        part if rooted[role] is not None else _prefixed(part, f"{root}{role}.", root) for role, part in parts.items()
+    ]
+
+
+def _root(names: Iterable[str], role: str) -> str | None:
+    """What stands before `encoder.` or `decoder.` in the names ('' or 'model.'), None when that component is absent."""
+    for name in names:
+        components = name.split(".")
+        if role in components[:-1]:
+            return "".join(f"{c}." for c in components[: components.index(role)])
+    return None
+
+
+def _prefixed(part: NamedTensors, prefix: str, root: str) -> NamedTensors:
+    def full(name: str) -> str:
+        if name in part.constants or not name.isascii() or ":" in name or name.startswith("/"):
+            return name
+        head = name.split(".")[0]
+        return name if root and name.startswith(root) else (root if head in TOP_LEVEL else prefix) + name
+
+    return NamedTensors(
+        {full(name): weight for name, weight in part.weights.items()},
+        {full(alias): full(name) for alias, name in part.aliases.items()},
+        set(part.constants),
+    )
+
+
+def _merge(parts: list[tuple[str, NamedTensors]]) -> OnnxTensors:
+    """Join the files: a tensor in several of them must be the same in all, unless its name is only ONNX's."""
+    weights: dict[str, Weight] = {}
+    owners: dict[str, str] = {}
+    aliases: dict[str, str] = {}
+    constants: set[str] = set()
+    for file, part in parts:
+        for name, weight in part.weights.items():
+            unnamed = name in part.constants or ":" in name
+            if name in weights and unnamed and not same_values(weights[name], weight):
+                name = f"{file}/{name}"
+            elif name in weights and not same_values(weights[name], weight):
+                raise LoadError(f"tensor {name!r} differs between {owners[name]} and {file}: they are not of one model")
+            if name not in weights:
+                weights[name], owners[name] = weight, file
+            if unnamed and name.rsplit("/", 1)[-1] in part.constants:
+                constants.add(name)
+        aliases.update(part.aliases)
+    aliases = {alias: name for alias, name in aliases.items() if alias not in weights and name in weights}
+    origin = {name: weight.origin for name, weight in weights.items()}
+    return OnnxTensors(TensorMap(weights), origin, aliases, frozenset(constants))

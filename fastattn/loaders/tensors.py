@@ -1,0 +1,82 @@
+"""Tensors of a checkpoint: views on mapped files, converted to what the engine computes with when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+AnyArray = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One tensor as it lies in a file.
+
+    Attributes:
+        stored: view on the mapped file, any strides; bfloat16 is held as its 16 bits in uint16.
+        origin: where it was found and how its name was derived, for people.
+        bfloat16: `stored` holds bfloat16.
+        gates: blocks of the first axis to be read in this order (recurrent cells), () for as they are.
+    """
+
+    stored: AnyArray
+    origin: str
+    bfloat16: bool = False
+    gates: tuple[int, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.stored.shape
+
+    @property
+    def dtype(self) -> str:
+        """Name of the element type in the file."""
+        return "bfloat16" if self.bfloat16 else str(self.stored.dtype)
+
+    def read(self) -> AnyArray:
+        """The tensor: floating types as float32, integers and booleans as stored. float32 is a view, never a copy,
+        unless recurrent gates have to change places."""
+        array = self.stored
+        if self.gates:
+            blocks = np.split(array, len(self.gates))
+            array = np.concatenate([blocks[gate] for gate in self.gates])
+        if self.bfloat16:  # the upper half of a float32
+            bits: npt.NDArray[np.uint32] = array.astype(np.uint32) << np.uint32(16)
+            return bits.view(np.float32)
+        if array.dtype.kind == "f" and array.dtype != np.float32:
+            return array.astype(np.float32)
+        return array
+
+
+class TensorMap(Mapping[str, AnyArray]):
+    """Name -> array, read on access; `weight` gives the description without reading."""
+
+    def __init__(self, weights: Mapping[str, Weight]) -> None:
+        self._weights = dict(weights)
+
+    def __getitem__(self, name: str) -> AnyArray:
+        return self._weights[name].read()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._weights
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def weight(self, name: str) -> Weight:
+        return self._weights[name]
+
+
+def same_values(a: Weight, b: Weight) -> bool:
+    """Whether two weights are the same tensor, value by value (NaN equals NaN)."""
+    if a.shape != b.shape:
+        return False
+    x, y = a.read(), b.read()
+    return bool(x is y or np.array_equal(x, y, equal_nan=x.dtype.kind == "f" and y.dtype.kind == "f"))

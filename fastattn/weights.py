@@ -1,0 +1,172 @@
+"""Checkpoint tensors → a model's parameters: renamed, checked as a whole, float32."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastattn.errors import LoadError
+from fastattn.loaders import Checkpoint
+from fastattn.loaders.tensors import TensorMap
+
+FloatArray = npt.NDArray[np.float32]
+SHOWN = 12  # tensors spelled out per kind of fault; the error's attributes hold them all
+
+
+def bind_weights(
+    expected: Mapping[str, tuple[int, ...]],
+    checkpoint: Checkpoint,
+    rename: Sequence[tuple[str, str]] = (),
+    optional: Collection[str] = (),
+    ignore: Sequence[str] = (),
+) -> dict[str, FloatArray]:
+    """Give every parameter of a model its tensor.
+
+    Args:
+        expected: parameter name -> shape.
+        checkpoint: where the tensors come from.
+        rename: (regular expression, replacement) pairs applied in order to each checkpoint name, as `re.sub` does.
+            Several names may become one parameter (tied embeddings) if their values are equal.
+        optional: parameters that may be absent; they are then absent from the result.
+        ignore: regular expressions of checkpoint names (before or after renaming) that may stay unused.
+
+    Returns:
+        Parameter name -> float32 array of the expected shape, C-contiguous and aligned. An array that is so in the
+        file is a read-only view of the mapped file; others (transposed, 16-bit) are copies.
+
+    Raises:
+        LoadError: every missing, unexpected, misshapen or contradictory tensor, at once, in one line, with the nearest
+            names. Integer and boolean tensors (position ids, masks) and the checkpoint's `constants` may stay unused.
+    """
+    plan = _Plan(expected, checkpoint, rename, ignore)
+    missing = sorted(name for name in expected if name not in plan.sources and name not in optional)
+    misshapen = {name: problem for name in expected if (problem := plan.problem(name))}
+    unexpected = plan.unexpected()
+    if missing or misshapen or unexpected:
+        spare = [n for n in checkpoint.tensors if plan.target(n) not in expected]
+        nearest = {n: _nearest(n, expected[n], spare, checkpoint) for n in missing[:SHOWN]}
+        lines = [
+            _listed("missing", [f"{n} {_shape(expected[n])}{nearest.get(n, '')}" for n in missing]),
+            _listed("misshapen", [f"{name} {problem}" for name, problem in sorted(misshapen.items())]),
+            _listed("unexpected", [f"{n} {_shape(_shape_of(checkpoint, n))}" for n in unexpected]),
+        ]
+        raise LoadError(
+            f"{checkpoint.path}: {'; '.join(line for line in lines if line)}",
+            missing=tuple(missing),
+            unexpected=tuple(unexpected),
+            misshapen=tuple(sorted(misshapen)),
+        )
+    return {name: _as_float32(checkpoint.tensors[plan.sources[name][0]]) for name in expected if name in plan.sources}
+
+
+class _Plan:
+    """Which checkpoint tensors stand for which parameter."""
+
+    def __init__(
+        self,
+        expected: Mapping[str, tuple[int, ...]],
+        checkpoint: Checkpoint,
+        rename: Sequence[tuple[str, str]],
+        ignore: Sequence[str],
+    ) -> None:
+        self.expected, self.checkpoint = expected, checkpoint
+        self.rename = [(re.compile(pattern), replacement) for pattern, replacement in rename]
+        self.ignore = [re.compile(pattern) for pattern in ignore]
+        self.prefix = ""
+        names = [n for n in checkpoint.tensors if n not in checkpoint.constants]
+        while names and not any(self.target(n) in expected for n in names):
+            longer = _common_root(names, self.prefix)
+            if longer is None:
+                self.prefix = ""
+                break
+            self.prefix = longer
+        self.sources: dict[str, list[str]] = {}
+        for name in checkpoint.tensors:
+            self.sources.setdefault(self.target(name), []).append(name)
+        for alias, name in checkpoint.aliases.items():
+            if (target := self.target(alias)) in expected:
+                self.sources.setdefault(target, [name])
+
+    def target(self, name: str) -> str:
+        """The parameter a checkpoint name stands for. A prefix that all names share (the attribute of a wrapper module
+        that held the model when it was exported) is dropped."""
+        name = name[len(self.prefix) :] if self.prefix and name.startswith(self.prefix) else name
+        for pattern, replacement in self.rename:
+            name = pattern.sub(replacement, name)
+        return name
+
+    def problem(self, name: str) -> str:
+        """What is wrong with the tensors found for a parameter, '' if nothing."""
+        found, shape = self.sources.get(name, []), tuple(self.expected[name])
+        for source in found:
+            actual = _shape_of(self.checkpoint, source)
+            if actual != shape:
+                called = "" if source == name else f" in {source}"
+                return f"is {_shape(actual)}{called}, expected {_shape(shape)}"
+            if not _is_float(self.checkpoint, source):
+                return f"in {source} holds no floating-point values"
+        for source in found[1:]:
+            first, other = self.checkpoint.tensors[found[0]], self.checkpoint.tensors[source]
+            if not np.array_equal(first, other, equal_nan=True):
+                return f"has different values in {found[0]} and {source}"
+        return ""
+
+    def unexpected(self) -> list[str]:
+        names = []
+        for name in self.checkpoint.tensors:
+            target = self.target(name)
+            if target in self.expected or name in self.checkpoint.constants:
+                continue
+            if any(p.search(name) or p.search(target) for p in self.ignore):
+                continue
+            if _is_float(self.checkpoint, name):
+                names.append(name)
+        return sorted(names)
+
+
+def _common_root(names: list[str], prefix: str) -> str | None:
+    """`prefix` extended by one component, if all names share it."""
+    head, dot, _ = names[0][len(prefix) :].partition(".")
+    longer = prefix + head + dot
+    return longer if dot and all(n.startswith(longer) for n in names) else None
+
+
+def _shape_of(checkpoint: Checkpoint, name: str) -> tuple[int, ...]:
+    tensors = checkpoint.tensors
+    return tensors.weight(name).shape if isinstance(tensors, TensorMap) else tensors[name].shape
+
+
+def _is_float(checkpoint: Checkpoint, name: str) -> bool:
+    tensors = checkpoint.tensors
+    dtype = tensors.weight(name).dtype if isinstance(tensors, TensorMap) else str(tensors[name].dtype)
+    return dtype.startswith(("float", "bfloat"))
+
+
+def _as_float32(array: npt.NDArray[Any]) -> FloatArray:
+    return np.require(array, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "[" + ", ".join(map(str, shape)) + "]"
+
+
+def _nearest(name: str, shape: tuple[int, ...], spare: list[str], checkpoint: Checkpoint) -> str:
+    """The unused tensors most like a missing one: by name, or the only one of its shape."""
+    close = difflib.get_close_matches(name, spare, 2, 0.6)
+    alike = [n for n in spare if _shape_of(checkpoint, n) in (shape, shape[::-1])]
+    if not close and len(alike) == 1:
+        close = alike
+    close.sort(key=lambda n: n not in alike)
+    return f" (nearest: {', '.join(f'{n} {_shape(_shape_of(checkpoint, n))}' for n in close)})" if close else ""
+
+
+def _listed(kind: str, items: list[str]) -> str:
+    if not items:
+        return ""
+    more = f", and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return f"{len(items)} {kind}: {', '.join(items[:SHOWN])}{more}"
