@@ -244,7 +244,7 @@ def test_what_keys_beyond_the_length_hold_does_not_matter() -> None:
 ONNX = {
     "plain": ({}, {}),
     "causal": ({"is_causal": 1}, {"is_causal": True, "q_start": 0}),
-    "scale and softcap": ({"scale": 0.375, "softcap": 1.75}, {"scale": 0.375, "softcap": 1.75}),
+    "scale and softcap": ({"scale": 0.25, "softcap": 1.75}, {"scale": 0.25, "softcap": 1.75}),
     "past": ({"is_causal": 1, "past": 3}, {"is_causal": True}),
     "bool mask": ({"mask": RNG.random((4, 7)) < 0.6}, {}),
     "empty rows": ({"mask": np.zeros((4, 7), bool)}, {}),
