@@ -193,7 +193,7 @@ INLINE void add_own_values(float* o, const AttentionArgs& args, const BlockTile&
 INLINE void deliver(const float* o, const Destination& to, int r, int64_t column, int64_t width) {
   float* out = to.out[r] + column;
   for (int64_t c = 0; c < width; c += kLanes) {
-    Vf x = load(o + c);
+    Vf x = load_up_to(o + c, width - c);
     if (to.keep) x = fma(load_up_to(out + c, width - c), set1(to.keep[r]), x * set1(to.add[r]));
     store_up_to(out + c, x, width - c);
   }
