@@ -16,7 +16,7 @@ X86 = platform.machine().lower() in ("x86_64", "amd64")
 ISAS = ("generic", "avx2", "avx512") if X86 else ("generic", "neon")
 
 # No -m flags: what needs a newer CPU is compiled inside target regions (csrc/kernels/compile.h).
-FLAGS = ["-O3", "-std=c++17", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra"]
+FLAGS = ["-O3", "-g0", "-std=c++17", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra"]
 LINK = ["-fopenmp"]
 if sanitizers := os.environ.get("FASTATTN_SANITIZE"):
     FLAGS += [f"-fsanitize={sanitizers}", "-fno-omit-frame-pointer", "-g", "-O1"]

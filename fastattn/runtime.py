@@ -5,12 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastattn import _native
+from fastattn.errors import InputError
+from fastattn.graph import Attr, Graph, Node
+from fastattn.ops.table import OPS
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int32]
@@ -79,3 +84,174 @@ class Session(Protocol):
 
     def reorder(self, parents: IntArray) -> None:
         """The batch becomes [batch[p] for p in parents]: beams, repeats, dropped sequences."""
+
+
+_PACKED = ("weight_ih", "weight_hh")  # beside the weight of `linear`: what goes into matrix products
+_DROPPED = ("name", "width", "keys", "values", "keys_width", "values_width", "score", "kind")
+
+
+class NativePrograms:
+    """A model's graphs and packed weights in the C++ engine: immutable, shared by all its sessions.
+
+    graphs: "decoder", and "encoder" where there is one. weights: float32 arrays by tensor name, copied. A tensor used in
+    several places (tied embeddings) is kept once for each layout it is needed in.
+    """
+
+    def __init__(self, graphs: Mapping[str, Graph], weights: Mapping[str, FloatArray], num_threads: int) -> None:
+        self.num_threads = num_threads
+        self._kept: dict[tuple[str, bool], _native.Weight] = {}
+        self._slots: dict[str, dict[str, int]] = {"state": {}, "rows": {}}
+        self.encoder: _native.Program | None = None
+        if "encoder" in graphs:
+            self.encoder = self._compile(graphs["encoder"], weights)
+        self.decoder = self._compile(graphs["decoder"], weights)
+        self.vocabulary = _output_width(graphs["decoder"])
+        self.sequential = graphs["decoder"].sequential
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all packed and plain weights."""
+        return sum(weight.nbytes for weight in self._kept.values())
+
+    def _weight(self, name: str, packed: bool, weights: Mapping[str, FloatArray]) -> _native.Weight:
+        key = (name, packed)
+        if key not in self._kept:
+            array = np.ascontiguousarray(weights[name], dtype=np.float32)
+            self._kept[key] = _native.Weight(array, packed, self.num_threads)
+        return self._kept[key]
+
+    def _slot(self, kind: str, name: Attr) -> int:
+        slots = self._slots[kind]
+        return slots.setdefault(str(name), len(slots))
+
+    def _attrs(self, node: Node) -> dict[str, Attr]:
+        """Attributes as the engine takes them: names of states and memories become slots."""
+        attrs = {key: value for key, value in node.attrs.items() if key not in _DROPPED}
+        given = node.attrs
+        if node.op in ("state_read", "state_write"):
+            attrs["slot"] = self._slot("state", given["name"])
+        elif node.op == "memory_rows_write":
+            attrs["slot"] = self._slot("rows", given["name"])
+        elif node.op == "rnn_attention":
+            attrs["slot"], attrs["values_slot"] = self._slot("rows", given["keys"]), self._slot("rows", given["values"])
+            attrs["additive"] = int(given["score"] == "additive")
+        elif node.op == "activation":
+            attrs["activation"] = given["kind"]
+        return attrs
+
+    def _compile(self, graph: Graph, weights: Mapping[str, FloatArray]) -> _native.Program:
+        program = _native.Program(graph.name, graph.sequential)
+        for value in graph.values:
+            program.add_value(value.rows, value.cols)
+        for node in graph.nodes:
+            roles = [role.rstrip("?") for role in OPS[node.op].params]
+            held = [
+                self._weight(node.params[role], node.op == "linear" and role == "weight" or role in _PACKED, weights)
+                if role in node.params
+                else None
+                for role in roles
+            ]
+            program.add_node(node.op, list(node.inputs), list(node.outputs), held, self._attrs(node))
+        for name, index in graph.taps.items():
+            program.add_tap(name, index)
+        program.finish()
+        return program
+
+
+def _output_width(graph: Graph) -> int:
+    return next((graph.values[node.inputs[0]].cols for node in graph.nodes if node.op == "output"), 0)
+
+
+_EMPTY = np.empty(0, np.int32)
+
+
+class NativeSession:
+    """The C++ engine as a `Session`. Takes graphs and weights, or programs that share their weights with other sessions."""
+
+    def __init__(
+        self,
+        graphs: Mapping[str, Graph] | NativePrograms,
+        weights: Mapping[str, FloatArray] | None = None,
+        num_threads: int | None = None,
+    ) -> None:
+        if isinstance(graphs, NativePrograms):
+            programs = graphs
+        else:
+            programs = NativePrograms(graphs, weights or {}, num_threads or _native.get_num_threads())
+        self.capture = False
+        self.batch = 0
+        self._programs = programs
+        self._native = _native.Session(programs.encoder, programs.decoder, num_threads or programs.num_threads)
+        self._ones = np.ones(1, np.int64)
+
+    def start(self, batch: int) -> None:
+        self._native.start(batch)
+        self.batch = batch
+
+    def encode(self, inputs: Sequence[IntArray]) -> StepResult:
+        ids, lengths = self._flat(inputs)
+        try:
+            self._native.encode(ids, lengths, self.capture)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        self.batch = len(inputs)
+        return self._result(np.empty((0, 0), np.float32), _EMPTY.reshape(0, 0), np.empty(0, np.float32), None)
+
+    def step(
+        self, tokens: Sequence[IntArray] | IntArray, select: Select | None = None, all_rows: bool = False
+    ) -> StepResult:
+        if isinstance(tokens, np.ndarray) and tokens.ndim == 1:
+            ids, lengths = np.ascontiguousarray(tokens, np.int32), self._one_each(len(tokens))
+        else:
+            ids, lengths = self._flat(tokens)
+        s = select or _NOTHING
+        try:
+            result = self._native.step(
+                ids,
+                lengths,
+                s.k,
+                s.log_probs,
+                s.penalty,
+                s.penalised,
+                s.banned,
+                s.logits,
+                all_rows,
+                self.capture,
+                self._programs.vocabulary,
+            )
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        return self._result(*result) if self.capture else StepResult(*result)
+
+    def reorder(self, parents: IntArray) -> None:
+        try:
+            self._native.reorder(np.ascontiguousarray(parents, np.int32))
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        self.batch = len(parents)
+
+    def _one_each(self, batch: int) -> NDArray[np.int64]:
+        if len(self._ones) < batch:
+            self._ones = np.ones(batch, np.int64)
+        return self._ones[:batch]
+
+    @staticmethod
+    def _flat(tokens: Sequence[IntArray]) -> tuple[IntArray, NDArray[np.int64]]:
+        lengths = np.fromiter((len(t) for t in tokens), np.int64, len(tokens))
+        ids = np.concatenate([np.asarray(t, np.int32) for t in tokens]) if len(tokens) else _EMPTY
+        return np.ascontiguousarray(ids, np.int32), lengths
+
+    def _result(
+        self, scores: FloatArray, tokens: IntArray, log_sum_exp: FloatArray, logits: FloatArray | None
+    ) -> StepResult:
+        result = StepResult(scores, tokens, log_sum_exp, logits)
+        if self.capture:
+            attention, result.taps = self._native.captured()
+            for kind, layer, weights, raw in attention:
+                result.attention.append(AttentionRecord(kind, layer, weights))
+                if raw is not None:
+                    result.taps["scores"] = raw[:, 0]
+        return result
+
+
+_NOTHING = Select()

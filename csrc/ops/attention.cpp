@@ -10,6 +10,7 @@ namespace fastattn {
 namespace {
 
 constexpr int64_t kChunk = 8 * kMaxRows;  // query rows of a work item
+constexpr int64_t kFloatsPerPointer = static_cast<int64_t>(sizeof(void*)) / 4;
 
 int64_t page_count(int64_t tokens) { return (tokens + kPage - 1) / kPage; }
 
@@ -42,7 +43,7 @@ struct Pages {
     keys = reinterpret_cast<const float**>(f.scratch[static_cast<size_t>(team.ith)]);
     values = keys + page_count(total);
   }
-  static int64_t scratch_floats(int64_t longest) { return 2 * page_count(longest) * static_cast<int64_t>(sizeof(float*) / sizeof(float)); }
+  static int64_t scratch_floats(int64_t longest) { return 2 * page_count(longest) * kFloatsPerPointer; }
 };
 
 // Token rows that share their keys: rows first .. first + tokens; the first stands at `position` among the keys.

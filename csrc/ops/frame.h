@@ -36,8 +36,9 @@ enum class Kind : int { self, cross, encoder };
 struct Record {
   Kind kind = Kind::self;
   int64_t layer = 0, rows = 0, heads = 0, span = 0;
+  bool keeps_scores = false;
   Buffer<float> weights;
-  Buffer<float> scores;  // rnn_attention: before the softmax, as `weights`
+  Buffer<float> scores;  // before the softmax, shaped as `weights`, where they are kept
 };
 
 struct Frame;

@@ -1,0 +1,54 @@
+// Sequences in flight of one model: one call per step, one parallel region per call.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "engine/program.h"
+
+namespace fastattn {
+
+class Session {
+ public:
+  // encoder may be null. num_threads is the most a step may use.
+  Session(std::shared_ptr<const Program> encoder, std::shared_ptr<const Program> decoder, int num_threads);
+
+  // Starts a batch of `batch` sequences at position 0, forgetting the ones before.
+  void start(int64_t batch);
+  // start(), then runs the encoder on ragged ids. Throws std::invalid_argument on bad ids or lengths.
+  void encode(const int32_t* ids, const int64_t* lengths, int64_t batch, bool capture);
+  // Feeds lengths[s] tokens to every sequence. Results are in frame().
+  void step(const int32_t* ids, const int64_t* lengths, int64_t batch, const Select& select, bool all_rows, bool capture);
+  void reorder(const int32_t* parents, int64_t n);
+
+  int64_t batch() const { return batch_; }
+  int64_t length(int64_t sequence) const { return state_.sequences[static_cast<size_t>(sequence)].length; }
+  const Frame& frame() const { return frame_; }
+  const Program& last_program() const { return *last_program_; }
+  int64_t pages_in_use() const { return state_.cache.pages_in_use(); }
+  int num_threads() const { return num_threads_; }
+
+ private:
+  void check(const Program& program, const int32_t* ids, const int64_t* lengths, int64_t batch) const;
+  void lay_out(const Program& program, const int32_t* ids, const int64_t* lengths, int64_t batch, bool all_rows);
+  void place(const Program& program);
+  void reserve_pages();
+  void prepare_results(const Program& program, const Select& select);
+  void prepare_records(const Program& program, bool capture);
+  void execute(const Program& program);
+  void copy_pages(const Team& team);
+
+  std::shared_ptr<const Program> encoder_, decoder_;
+  const Program* last_program_ = nullptr;
+  int num_threads_;
+  int64_t batch_ = 0;
+  bool encoded_ = false;
+  State state_;
+  Frame frame_;
+  Buffer<float> arena_, shared_, scratch_;
+  Buffer<int64_t> slot_sizes_;
+  Buffer<bool> serial_;
+  std::vector<std::pair<int32_t, int32_t>> copies_;  // pages written by one of several owners: (from, to)
+};
+
+}  // namespace fastattn

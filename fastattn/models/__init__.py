@@ -1,0 +1,34 @@
+"""One file per family of models; `FAMILIES` maps the `model_type` of a config.json to its file.
+
+A family file has `build(config) -> Architecture`: the modules, called once for each graph.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from fastattn.errors import LoadError
+from fastattn.models.architecture import Architecture
+
+FAMILIES = {
+    "rnn_attention": "fastattn.models.rnn_attention",
+    "marian": "fastattn.models.marian",
+}
+
+__all__ = ["FAMILIES", "Architecture", "build"]
+
+
+def build(config: Mapping[str, Any], where: str) -> Architecture:
+    """The architecture a config.json describes; LoadError naming `where` if no family here has its `model_type`."""
+    model_type = config.get("model_type")
+    if model_type is None:
+        raise LoadError(f"{where}: config.json with a model_type is needed to know the architecture; found none")
+    if model_type not in FAMILIES:
+        near = difflib.get_close_matches(str(model_type), FAMILIES, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise LoadError(f"{where}: model_type {model_type!r} is not supported; supported are {sorted(FAMILIES)}{hint}")
+    architecture: Architecture = import_module(FAMILIES[model_type]).build(config)
+    return architecture

@@ -1,0 +1,68 @@
+"""What a family file gives: graphs, the tensors they need, and how those are called elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastattn.errors import LoadError
+from fastattn.graph import Graph
+
+Weights = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """graphs: "encoder" (where there is one) and "decoder". params: tensor name -> shape as in a checkpoint.
+
+    rename: (regex, replacement) for names that vary; optional: tensors `prepare` can do without; ignore: regexes of tensors
+    that are no weights; prepare: last touches to the bound tensors. max_source, max_target: longest input and output in
+    tokens, 0 = unlimited.
+    """
+
+    family: str
+    graphs: Mapping[str, Graph]
+    params: Mapping[str, tuple[int, ...]]
+    vocabulary: int
+    rename: Sequence[tuple[str, str]] = ()
+    optional: Sequence[str] = ()
+    ignore: Sequence[str] = ()
+    prepare: Callable[[Weights], Weights] = lambda weights: weights
+    source_vocabulary: int = 0
+    max_source: int = 0
+    max_target: int = 0
+
+
+class Fields:
+    """Reads a config.json: a missing or wrong entry is a LoadError naming the key, what was found and what was expected."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+
+    def _found(self, key: str, default: Any) -> Any:
+        value = self._config.get(key, default)
+        if value is None:
+            raise LoadError(f"config.json: {key!r} is missing")
+        return value
+
+    def integer(self, key: str, default: int | None = None, least: int = 1, most: int = 1 << 30) -> int:
+        value = self._found(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise LoadError(f"config.json: {key!r} is {value!r}, expected an integer from {least} to {most}")
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self._found(key, default)
+        if not isinstance(value, bool):
+            raise LoadError(f"config.json: {key!r} is {value!r}, expected true or false")
+        return value
+
+    def choice(self, key: str, options: Sequence[str], default: str | None = None) -> str:
+        value = self._found(key, default)
+        if value not in options:
+            raise LoadError(f"config.json: {key!r} is {value!r}, expected one of {list(options)}")
+        return str(value)
