@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastattn.errors import LoadError
-from fastattn.loaders import Checkpoint
+from fastattn.loaders import Checkpoint, callpaths
 from fastattn.loaders.tensors import TensorMap
 
 FloatArray = npt.NDArray[np.float32]
@@ -78,6 +78,7 @@ class _Plan:
         self.rename = [(re.compile(pattern), replacement) for pattern, replacement in rename]
         self.ignore = [re.compile(pattern) for pattern in ignore]
         self.prefix = ""
+        self.settled: dict[str, str] = {}
         names = [n for n in checkpoint.tensors if n not in checkpoint.constants]
         while names and not any(self.target(n) in expected for n in names):
             longer = _common_root(names, self.prefix)
@@ -91,14 +92,50 @@ class _Plan:
         for alias, name in checkpoint.aliases.items():
             if (target := self.target(alias)) in expected:
                 self.sources.setdefault(target, [name])
+        self._settle_call_paths()
 
     def target(self, name: str) -> str:
         """The parameter a checkpoint name stands for. A prefix that all names share (the attribute of a wrapper module
         that held the model when it was exported) is dropped."""
+        if name in self.settled:
+            return self.settled[name]
         name = name[len(self.prefix) :] if self.prefix and name.startswith(self.prefix) else name
         for pattern, replacement in self.rename:
             name = pattern.sub(replacement, name)
         return name
+
+    def _settle_call_paths(self) -> None:
+        """Give modules that are still without tensors those whose call path and shapes fit, where that leaves no
+        choice: first those from a file of the module's role (encoder, decoder), then any."""
+        wanted = _modules({n: tuple(s) for n, s in self.expected.items() if n not in self.sources})
+        loose = {n: role for n, role in self.checkpoint.call_paths.items() if self.target(n) not in self.expected}
+        offered = {
+            role: _modules({n: _shape_of(self.checkpoint, n) for n, r in loose.items() if r == role})
+            for role in set(loose.values())
+        }
+        settled = True
+        while settled:
+            settled = False
+            for same_role in (True, False):
+                pairs = [
+                    (module, role, path)
+                    for module, shapes in wanted.items()
+                    for role, found in offered.items()
+                    for path, shaped in found.items()
+                    if shapes == shaped
+                    and (role in module.split(".") or not same_role)
+                    and callpaths.fits(path.rpartition(":")[2], module)
+                    and callpaths.ends_alike(path.rpartition(":")[2], module)
+                ]
+                for module, role, path in pairs:
+                    if sum(p[0] == module for p in pairs) == 1 and sum(p[1:] == (role, path) for p in pairs) == 1:
+                        for leaf in wanted.pop(module):
+                            self.sources[f"{module}.{leaf}"] = [f"{path}.{leaf}"]
+                            self.settled[f"{path}.{leaf}"] = f"{module}.{leaf}"
+                        del offered[role][path]
+                        settled = True
+                if settled:
+                    break
 
     def problem(self, name: str) -> str:
         """What is wrong with the tensors found for a parameter, '' if nothing."""
@@ -127,6 +164,15 @@ class _Plan:
             if _is_float(self.checkpoint, name):
                 names.append(name)
         return sorted(names)
+
+
+def _modules(shapes: dict[str, tuple[int, ...]]) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Tensor name -> shape, grouped: module path -> parameter -> shape."""
+    modules: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, shape in shapes.items():
+        module, _, leaf = name.rpartition(".")
+        modules.setdefault(module, {})[leaf] = shape
+    return modules
 
 
 def _common_root(names: list[str], prefix: str) -> str | None:

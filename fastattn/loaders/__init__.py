@@ -33,6 +33,9 @@ class Checkpoint:
         origin: name -> where the tensor was found and how its name was derived, one line for people.
         aliases: further name -> name in `tensors`, from the places that use a tensor (tied or deduplicated ones).
         constants: names in `tensors` of values that are no parameters (masks, folded position tables).
+        call_paths: name in `tensors` -> role of its file ("encoder", "decoder", "model"), for names that are the path
+            of the calls at export and may leave out parts of the module path (see `callpaths`); `bind_weights`
+            settles them. Where two files have the same call path the name starts with "role:".
     """
 
     path: Path
@@ -42,6 +45,7 @@ class Checkpoint:
     origin: Mapping[str, str]
     aliases: Mapping[str, str] = field(default_factory=dict)
     constants: frozenset[str] = frozenset()
+    call_paths: Mapping[str, str] = field(default_factory=dict)
 
 
 class Format(NamedTuple):
@@ -94,7 +98,8 @@ def _open_onnx(path: Path) -> Checkpoint | None:
         return None
     found = load_onnx(files)
     config, generation = read_json(folder / "config.json"), read_json(folder / "generation_config.json")
-    return Checkpoint(folder, config, generation, found.tensors, found.origin, found.aliases, found.constants)
+    names = (found.aliases, found.constants, found.call_paths)
+    return Checkpoint(folder, config, generation, found.tensors, found.origin, *names)
 
 
 FORMATS: tuple[Format, ...] = (Format("ONNX (*.onnx)", (".onnx",), _open_onnx),)

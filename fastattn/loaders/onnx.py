@@ -40,6 +40,7 @@ class OnnxTensors:
     origin: dict[str, str]
     aliases: dict[str, str] = field(default_factory=dict)
     constants: frozenset[str] = frozenset()
+    call_paths: dict[str, str] = field(default_factory=dict)
 
 
 def find_onnx(folder: Path) -> dict[str, Path]:
@@ -85,13 +86,17 @@ def load_onnx(files: Mapping[str, Path]) -> OnnxTensors:
     parts = {role: read_parameters(read_onnx(path)) for role, path in files.items()}
     if "encoder" in parts and "decoder" in parts:
         parts = dict(zip(parts, _one_namespace(parts), strict=True))
-    return _merge([(files[role].name, part) for role, part in parts.items()])
+    _separate(parts)
+    return _merge(files, parts)
 
 
 def _one_namespace(parts: Mapping[str, NamedTensors]) -> list[NamedTensors]:
     """Complete the names of a file that was exported from the bare encoder or decoder."""
-    real = {role: set(part.weights) - part.constants for role, part in parts.items()}
-    rooted = {role: _root(names, role) for role, names in real.items()}  # None: exported from that module itself
+    known = {role: set(part.weights) - part.constants - part.call_paths for role, part in parts.items()}
+    rooted = {  # what stands before "encoder." or "decoder."; None: exported from that module itself
+        role: next((r for names in (known[role], part.call_paths) if (r := _root(names, role)) is not None), None)
+        for role, part in parts.items()
+    }
     root = next((r for r in (rooted["decoder"], rooted["encoder"]) if r is not None), "")
     return [
         part if rooted[role] is not None else _prefixed(part, f"{root}{role}.", root) for role, part in parts.items()
@@ -118,27 +123,50 @@ def _prefixed(part: NamedTensors, prefix: str, root: str) -> NamedTensors:
         {full(name): weight for name, weight in part.weights.items()},
         {full(alias): full(name) for alias, name in part.aliases.items()},
         set(part.constants),
+        {full(name) for name in part.call_paths},
     )
 
 
-def _merge(parts: list[tuple[str, NamedTensors]]) -> OnnxTensors:
-    """Join the files: a tensor in several of them must be the same in all, unless its name is only ONNX's."""
+def _separate(parts: Mapping[str, NamedTensors]) -> None:
+    """Where several files have tensors under one call path, those are of different modules unless all are equal: the
+    names get their role in front, "role:path"."""
+    seen: dict[str, list[str]] = {}
+    for role, part in parts.items():
+        for path in {name.rpartition(".")[0] for name in part.call_paths}:
+            seen.setdefault(path, []).append(role)
+    for path, roles in seen.items():
+        held = [{n: parts[r].weights[n] for n in parts[r].call_paths if n.rpartition(".")[0] == path} for r in roles]
+        if all(h.keys() == held[0].keys() and all(same_values(w, held[0][n]) for n, w in h.items()) for h in held[1:]):
+            continue
+        for role, weights in zip(roles, held, strict=True):
+            for name in weights:
+                parts[role].call_paths.remove(name)
+                parts[role].call_paths.add(f"{role}:{name}")
+                parts[role].weights[f"{role}:{name}"] = parts[role].weights.pop(name)
+
+
+def _merge(files: Mapping[str, Path], parts: Mapping[str, NamedTensors]) -> OnnxTensors:
+    """Join the files: a parameter in several of them must be the same in all. Names that are not the parameter's own,
+    only ONNX's, are told apart by the role."""
     weights: dict[str, Weight] = {}
     owners: dict[str, str] = {}
-    aliases: dict[str, str] = {}
+    merged = OnnxTensors(TensorMap({}), {})
     constants: set[str] = set()
-    for file, part in parts:
+    for role, part in parts.items():
         for name, weight in part.weights.items():
-            unnamed = name in part.constants or ":" in name
-            if name in weights and unnamed and not same_values(weights[name], weight):
-                name = f"{file}/{name}"
-            elif name in weights and not same_values(weights[name], weight):
-                raise LoadError(f"tensor {name!r} differs between {owners[name]} and {file}: they are not of one model")
-            if name not in weights:
-                weights[name], owners[name] = weight, file
-            if unnamed and name.rsplit("/", 1)[-1] in part.constants:
-                constants.add(name)
-        aliases.update(part.aliases)
-    aliases = {alias: name for alias, name in aliases.items() if alias not in weights and name in weights}
-    origin = {name: weight.origin for name, weight in weights.items()}
-    return OnnxTensors(TensorMap(weights), origin, aliases, frozenset(constants))
+            full = name
+            if name in weights and not same_values(weights[name], weight):
+                if name not in part.constants and "::" not in name:
+                    why = f"differs from {owners[name]}: the files are not of one model"
+                    raise LoadError(f"{files[role]}: tensor {name!r} {why}")
+                full = f"{role}:{name}"
+            if name in part.constants:
+                constants.add(full)
+            weights.setdefault(full, weight)
+            owners.setdefault(full, files[role].name)
+        merged.call_paths.update(dict.fromkeys(part.call_paths, role))
+        merged.aliases.update(part.aliases)
+    merged.aliases = {a: name for a, name in merged.aliases.items() if a not in weights and name in weights}
+    merged.tensors, merged.constants = TensorMap(weights), frozenset(constants)
+    merged.origin = {name: weight.origin for name, weight in weights.items()}
+    return merged

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fastattn.errors import LoadError
+from fastattn.loaders import callpaths
 from fastattn.loaders.onnx_constants import BFLOAT16, ELEMENT_TYPES, Constant, Evaluator, Payloads, Source
 from fastattn.loaders.onnx_format import GraphRecord, Node, OnnxFile, TensorRecord
 from fastattn.loaders.onnx_names import (
@@ -36,6 +37,7 @@ class Claim:
     weight: Weight
     sources: tuple[Source, ...]
     strength: int  # OWN, DERIVED or ALIAS
+    is_call_path: bool = False
 
 
 OWN, DERIVED, ALIAS = 2, 1, 0
@@ -49,11 +51,13 @@ class NamedTensors:
         weights: parameters by PyTorch name, and under their ONNX name those that could not be named.
         aliases: further names, from the places that use a tensor, that may or may not be parameters of the model.
         constants: names in `weights` of unnamed values that stand in no parameter's place (masks, folded tables).
+        call_paths: names in `weights` made from call paths, which may leave out parts of the module path.
     """
 
     weights: dict[str, Weight] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     constants: set[str] = field(default_factory=set)
+    call_paths: set[str] = field(default_factory=set)
 
 
 def read_parameters(file: OnnxFile) -> NamedTensors:
@@ -71,6 +75,7 @@ class _Walk:
         self.claims: dict[str, list[Claim]] = {}
         self.unnamed: list[tuple[Source, Weight]] = []
         self.layers: dict[tuple[str, bool], list[tuple[int, ...]]] = {}  # recurrent module -> its layers seen so far
+        self.called: dict[tuple[object, ...], str] = {}  # a use of a tensor -> the call path it was first seen under
         self.noted = any(SPEC_KIND in notes for notes in file.graph.value_metadata.values())
 
     # -- reading the graph ------------------------------------------------------------------------------------------
@@ -184,13 +189,13 @@ class _Walk:
             known = own_name(constant.sources[0].name)
             if len(constant.sources) > 1:
                 return  # parameters packed at run time; each has its own name already
-        name = derived_name(module, use.role, bias)
+        name, is_call_path = derived_name(module, use.role, bias)
         if not name or name == known:
             return
         if known and (known.startswith(path + ".") or not known.endswith(use.role)):
             return  # a parameter of this module under another name
         strength = DERIVED if not known or (module is not None and module.certain) else ALIAS
-        self._claim(name, constant, use.array, strength, f"{self._sources(constant)} {how}")
+        self._claim(name, constant, use.array, strength, f"{self._sources(constant)} {how}", (), is_call_path)
 
     def _is_own(self, source: Source) -> bool:
         return any(source in claim.sources for claim in self.claims.get(own_name(source.name), []))
@@ -207,9 +212,9 @@ class _Walk:
         for constant, suffix, array, gates in found:
             for source in constant.sources:
                 source.weight_like = True
-            if path:
+            if module is not None and path:
                 note = f"{self._sources(constant)} part of {node.op} {node.name}"
-                self._claim(f"{path}.{suffix}", constant, array, DERIVED, note, gates)
+                self._claim(f"{path}.{suffix}", constant, array, DERIVED, note, gates, not module.certain)
 
     def _bias_name(
         self,
@@ -248,9 +253,21 @@ class _Walk:
         return Weight(array, f"{self.file.path.name}: {note}", constant.bfloat16, gates)
 
     def _claim(
-        self, name: str, constant: Constant, array: AnyArray, strength: int, note: str, gates: tuple[int, ...] = ()
+        self,
+        name: str,
+        constant: Constant,
+        array: AnyArray,
+        strength: int,
+        note: str,
+        gates: tuple[int, ...] = (),
+        is_call_path: bool = False,
     ) -> None:
-        claim = Claim(self._weight(constant, array, note, gates), constant.sources, strength)
+        if is_call_path:  # a module called again: the name of the first call stands
+            path, _, leaf = name.rpartition(".")
+            where = array.__array_interface__["data"][0]
+            key = (callpaths.base(path), leaf, tuple(map(id, constant.sources)), where, array.shape, array.strides)
+            name = self.called.setdefault(key, name)
+        claim = Claim(self._weight(constant, array, note, gates), constant.sources, strength, is_call_path)
         self.claims.setdefault(name, []).append(claim)
 
     # -- settling ---------------------------------------------------------------------------------------------------
@@ -272,6 +289,8 @@ class _Walk:
                         raise LoadError(f"{self.file.path}: two different tensors are called {name!r}")
                     continue  # several anonymous weights of one module: a name for each would be a guess
                 result.weights[name] = weight
+                if all(c.is_call_path for c in all_claims if c.strength != ALIAS):
+                    result.call_paths.add(name)
                 for source in (s for c in claims for s in c.sources):
                     source.placed = True
                     taken.setdefault(id(source), name)

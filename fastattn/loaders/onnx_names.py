@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fastattn.loaders import callpaths
 from fastattn.loaders.onnx_constants import Constant
 from fastattn.loaders.onnx_format import Node
 from fastattn.loaders.tensors import AnyArray
@@ -145,13 +146,16 @@ def plain_product(node: Node) -> bool:
     return node.number("alpha", 1.0) == 1.0 and node.number("beta", 1.0) == 1.0
 
 
-def derived_name(module: Module | None, role: str, bias: str) -> str:
-    """The parameter's name from the module path; `bias` is the name of the bias added to the product, '' if none.
+def derived_name(module: Module | None, role: str, bias: str) -> tuple[str, bool]:
+    """The parameter's name from the module path, and whether that is only a call path; '' if there is no path.
 
-    The bias knows better than the path where one module computes several products: `attn.in_proj_bias` under `attn`
-    says `attn.in_proj_weight`, `attn.out_proj.bias` says `attn.out_proj.weight`.
+    `bias` is the name of the bias added to the product, '' if none. It knows better than the path where one module
+    computes several products (`attn.in_proj_bias` under `attn` says `attn.in_proj_weight`) and where the path is
+    that of the calls.
     """
     path = module.path if module else ""
-    if role == "weight" and bias.endswith("bias") and (not path or bias.startswith(path + ".")):
-        return bias[: -len("bias")] + "weight"
-    return f"{path}.{role}" if path else ""
+    if role == "weight" and bias.endswith("bias"):
+        close = bias.startswith(path + ".") if module and module.certain else callpaths.fits(path, bias)
+        if not path or close:
+            return bias[: -len("bias")] + "weight", False
+    return (f"{path}.{role}", not (module and module.certain)) if path else ("", False)
