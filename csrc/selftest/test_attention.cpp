@@ -107,18 +107,20 @@ void check_row(const Problem& p, int r, const char* what) {
     error = std::max(error, kEps * (double(p.D + 4) * magnitude * p.args.scale + 4 * std::fabs(x)));
     for (int64_t c = 0; c < p.Dv; ++c) v_max = std::max<double>(v_max, std::fabs(p.value(j, c)));
   }
-  for (double x : s) total += m == -INFINITY ? 0.0 : std::exp(x - m);
-  const double relative = 2 * error + kEps * double(high - low + 24) + kEps * 2 * std::fabs(m);
+  if (m == -INFINITY) m = 0.0;  // nothing seen: all terms below are zero
+  const double relative = 2 * error + kEps * double(std::max<int64_t>(high - low, 0) + 24) + kEps * 2 * std::fabs(m);
+  for (double x : s) total += std::exp(x - m);
+  if (total == 0.0) total = 1.0;
   for (int64_t c = 0; c < p.Dv; ++c) {
     double want = 0.0;
-    for (int64_t j = low; j < high && m > -INFINITY; ++j)
+    for (int64_t j = low; j < high; ++j)
       if (s[size_t(j)] > -INFINITY) want += std::exp(s[size_t(j)] - m) / total * p.value(j, c);
     const float got = p.out[size_t(r)][c];
     report(within(got, want, relative * v_max), "%s rows=%d S=%ld D=%ld Dv=%ld row %d [%ld]: %g, want %g", what, p.rows,
            long(p.S), long(p.D), long(p.Dv), r, long(c), got, want);
   }
   for (int64_t j = 0; j < p.weights[size_t(r)].size(); ++j) {
-    const double want = m > -INFINITY && j < p.S ? std::exp(s[size_t(j)] - m) / total : 0.0;
+    const double want = std::exp(s[size_t(j)] - m) / total;
     const float got = p.weights[size_t(r)][j];
     const bool exact_zero = (j < low || j >= high || p.masked(r, j)) ? got == 0.0f : true;
     report(exact_zero && within(got, want, relative * want + 1e-37), "%s weights row %d [%ld]: %g, want %g", what, r, long(j), got, want);

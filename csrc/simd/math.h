@@ -41,7 +41,7 @@ INLINE Vf exp_below_overflow(Vf x) {
 
 // e^x: at most 1.5 ULP; results below 2^-126 are flushed to zero; e^inf = inf, e^-inf = 0, e^NaN = NaN.
 INLINE Vf exp(Vf x) {
-  const Vf largest = set1(88.7228394f);  // its e^x is the last finite one
+  const Vf largest = set1(88.7228317f);  // its e^x is the last finite one
   return select(less(largest, x), set1(kInfinity), exp_below_overflow(min(largest, x)));
 }
 
