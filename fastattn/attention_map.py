@@ -142,7 +142,7 @@ class AttentionMap:
             seen = [f"{_shown(columns[s])} {line[s]:.2f}" for i, s in enumerate(order) if i == 0 or line[s] >= 0.01]
             lines.append([_shown(row), *seen])
         widths = [
-            max(_width(line[i]) for line in lines if i < len(line)) for i in range(max(map(len, lines), default=0))
+            max(text_width(line[i]) for line in lines if i < len(line)) for i in range(max(map(len, lines), default=0))
         ]
         return "\n".join("  ".join(map(_pad, line, widths)).rstrip() for line in lines)
 
@@ -164,8 +164,8 @@ class AttentionMap:
         rows, columns = ([_shown(token) for token in tokens] for tokens in self.labels(kind))
         colour = _has_colour() if colour is None else colour
         width = shutil.get_terminal_size((100, 24)).columns if width is None else width
-        stub = max(map(_width, rows), default=0) + 1
-        across = [max(_width(token), 3) + 1 for token in columns]
+        stub = max(map(text_width, rows), default=0) + 1
+        across = [max(text_width(token), 3) + 1 for token in columns]
         upright = stub + sum(across) > width
         cells = [4 if _width_tallest(columns) > 1 else 3] * len(columns) if upright else across
         blocks = []
@@ -205,7 +205,7 @@ class AttentionMap:
         rows, columns = ([_shown(token) for token in tokens] for tokens in self.labels(kind))
         cell = min(0.5, 15.0 / max(len(rows), len(columns), 1))  # inches
         high, wide = max(len(rows), 1) * cell, max(len(columns), 1) * cell
-        longest = (max(map(_width, labels), default=1) * 0.09 for labels in (columns, rows))
+        longest = (max(map(text_width, labels), default=1) * 0.09 for labels in (columns, rows))
         above, left = (min(inches, 2.5) + 0.7 for inches in longest)
         figure = Figure(figsize=(wide + left + 0.9, high + above + 0.3), layout="constrained")
         FigureCanvasAgg(figure)
@@ -253,24 +253,24 @@ def _shown(token: str) -> str:
     """A token as one printable label: control characters escaped, blanks made visible, long ones cut."""
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in token)
     text = text if text.strip() else "␣" * max(len(text), 1)
-    while _width(text) > LONGEST_LABEL:
+    while text_width(text) > LONGEST_LABEL:
         text = text.removesuffix("…")[:-1] + "…"
     return text
 
 
-def _width(text: str) -> int:
+def text_width(text: str) -> int:
     """Columns a text takes in a terminal: two for East Asian wide characters, none for combining ones."""
     wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
     return len(text) + wide - sum(unicodedata.category(c) in ("Mn", "Me", "Cf") for c in text)
 
 
 def _pad(text: str, width: int) -> str:
-    return text + " " * (width - _width(text))
+    return text + " " * (width - text_width(text))
 
 
 def _centre(text: str, width: int) -> str:
     """Centred with one column kept free on the right, so that neighbours do not touch."""
-    spare = max(width - _width(text), 0)
+    spare = max(width - text_width(text), 0)
     left = spare // 2
     return " " * left + text + " " * (spare - left)
 
@@ -287,7 +287,7 @@ def _panels(cells: Sequence[int], width: int) -> list[tuple[int, int]]:
 
 
 def _width_tallest(tokens: Sequence[str]) -> int:
-    return max((_width(c) for token in tokens for c in token), default=1)
+    return max((text_width(c) for token in tokens for c in token), default=1)
 
 
 def _upright(tokens: Sequence[str], cells: Sequence[int]) -> list[str]:
@@ -304,7 +304,7 @@ def _graphemes(text: str) -> list[str]:
     """The characters of a text with the combining ones left on their base."""
     parts: list[str] = []
     for c in text:
-        if parts and _width(c) == 0:
+        if parts and text_width(c) == 0:
             parts[-1] += c
         else:
             parts.append(c)
@@ -340,7 +340,7 @@ def _draw(
     fonts = _fonts()
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")
-    fits = all(_width(token) * size * 0.62 / 72 < cell * 0.95 for token in columns)
+    fits = all(text_width(token) * size * 0.62 / 72 < cell * 0.95 for token in columns)
     turn: dict[str, Any] = {"rotation": 0 if fits else 90, "ha": "center"}
     if not fits and cell >= 0.3:  # slanted where there is room
         turn = {"rotation": 55, "ha": "left", "rotation_mode": "anchor"}
