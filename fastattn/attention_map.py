@@ -29,8 +29,8 @@ KINDS = ("cross", "self", "encoder")
 # Shades of the heatmap without colour, and the weight each begins at.
 SHADES = [(0.75, "█"), (0.5, "▓"), (0.25, "▒"), (0.05, "░"), (0.0, " ")]
 # Blues of the 256-colour palette, from weight 0 to 1, and from which step on the number on them is white.
-BLUES = [231, 195, 189, 153, 117, 75, 39, 33, 27, 26, 19]
-FIRST_DARK = 6
+BLUES = [231, 189, 153, 117, 111, 75, 69, 33, 27, 26, 19]
+FIRST_DARK = 8
 LONGEST_LABEL = 24  # columns a token may take in the terminal
 LARGEST_HTML = 20_000  # cells; beyond, a browser is better served by a picture
 
