@@ -1,0 +1,42 @@
+import numpy as np
+from numpy.typing import NDArray
+
+_F = NDArray[np.float32]
+_L = NDArray[np.int64]
+
+def attention(
+    query: _F,
+    key: _F,
+    value: _F,
+    mask: _F | NDArray[np.bool_] | None,
+    left: int,
+    right: int,
+    q_start: _L,
+    kv_lengths: _L,
+    scale: float,
+    softcap: float,
+    out: _F,
+    weights: _F | None,
+) -> None: ...
+def score_attention(query: _F, keys: _F, v: _F | None, values: _F, lengths: _L, context: _F, weights: _F) -> None: ...
+def linear(x: _F, weight: _F, bias: _F | None, activation: str, residual: _F | None, out: _F) -> None: ...
+def softmax(x: _F, out: _F) -> None: ...
+def log_softmax(x: _F, out: _F) -> None: ...
+def activation(x: _F, kind: str, out: _F) -> None: ...
+def layer_norm(x: _F, weight: _F | None, bias: _F | None, eps: float, out: _F) -> None: ...
+def rms_norm(x: _F, weight: _F | None, eps: float, out: _F) -> None: ...
+def top_k(x: _F, k: int, values: _F, indices: NDArray[np.int32]) -> None: ...
+def embedding(ids: _L, weight: _F, scale: float, out: _F) -> None: ...
+def recurrent(
+    cell: str,
+    reverse: bool,
+    x: _F,
+    weight_ih: _F,
+    weight_hh: _F,
+    bias_ih: _F | None,
+    bias_hh: _F | None,
+    lengths: _L,
+    out: _F,
+    h: _F,
+    c: _F | None,
+) -> None: ...
