@@ -185,7 +185,10 @@ class NativeSession:
         self._ones = np.ones(1, np.int64)
 
     def start(self, batch: int) -> None:
-        self._native.start(batch)
+        try:
+            self._native.start(batch)
+        except ValueError as error:
+            raise InputError(str(error)) from None
         self.batch = batch
 
     def encode(self, inputs: Sequence[IntArray]) -> StepResult:

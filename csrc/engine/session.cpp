@@ -48,6 +48,7 @@ Session::Session(std::shared_ptr<const Program> encoder, std::shared_ptr<const P
 }
 
 void Session::start(int64_t batch) {
+  if (batch < 1) bad("start takes a batch of at least one sequence: got " + std::to_string(batch));
   for (Sequence& sequence : state_.sequences) state_.release(sequence);
   if (static_cast<int64_t>(state_.sequences.size()) < batch) state_.sequences.resize(static_cast<size_t>(batch));
   state_.states.resize(static_cast<size_t>(batch * state_.state_width));
@@ -72,6 +73,7 @@ void Session::check(const Program& program, const int32_t* ids, const int64_t* l
 
 void Session::encode(const int32_t* ids, const int64_t* lengths, int64_t batch, bool capture) {
   if (!encoder_) bad("this model has no encoder: use start()");
+  if (batch < 1) bad("encode takes at least one sequence: got " + std::to_string(batch));
   check(*encoder_, ids, lengths, batch);
   start(batch);
   for (int64_t s = 0; s < batch; ++s) {
@@ -99,8 +101,8 @@ void Session::step(const int32_t* ids, const int64_t* lengths, int64_t batch, co
     bad("step takes one token array per sequence: got " + std::to_string(batch) + " for a batch of " + std::to_string(batch_));
   check(*decoder_, ids, lengths, batch);
   lay_out(*decoder_, ids, lengths, batch, all_rows);
+  prepare_results(*decoder_, select);  // the last that may throw: pages are not yet exchanged
   reserve_pages();
-  prepare_results(*decoder_, select);
   prepare_records(*decoder_, capture);
   execute(*decoder_);
   for (int64_t s = 0; s < batch; ++s) state_.sequences[static_cast<size_t>(s)].length += lengths[s];

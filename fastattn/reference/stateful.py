@@ -249,7 +249,7 @@ def rnn_attention(
     for key, value, rows in memory:
         if v is not None:
             hidden = query[rows, None] + key  # [rows, S, A]
-            scores.append(np.tanh(hidden if bias is None else hidden + bias) @ v)
+            scores.append(np.tanh(hidden if bias is None else hidden + bias) @ v.reshape(-1))
         else:
             scores.append(query[rows] @ key.T)
         weights.append(softmax(scores[-1]))

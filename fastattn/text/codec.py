@@ -28,6 +28,9 @@ class TextCodec(Protocol):
     def encode(self, text: str, limit: int | None = None) -> Encoded:
         """The ids of a text, special tokens included. InputError if it is blank or longer than `limit` tokens."""
 
+    def encode_target(self, text: str) -> list[int]:
+        """The ids of a text in the target's vocabulary, end token included. InputError if it is blank."""
+
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """The text of target ids, without special tokens unless asked for."""
 

@@ -51,6 +51,12 @@ class HuggingFaceCodec:
         check_length(encoding.ids, limit)
         return Encoded(list(encoding.ids), self.source.unknown_words(text, encoding))
 
+    def encode_target(self, text: str) -> list[int]:
+        """See `TextCodec.encode_target`."""
+        ids = list(self.target.encode(check_text(text)).ids)
+        check_length(ids, None)
+        return ids
+
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """See `TextCodec.decode`."""
         text = self.target.decode(ids, skip_special)

@@ -42,14 +42,14 @@ class MarianCodec:
         special: Mapping[str, str],
         clean_up: bool = False,
     ) -> None:
-        """special: the names unk, eos, pad (and further ones) to tokens that source_ids holds."""
+        """special: the names unk, eos, pad (and further ones) to tokens that both vocabularies hold."""
         self._source, self._target = source, target
-        self._ids = source_ids
+        self._ids, self._target_ids = source_ids, target_ids
         self._source_pieces = {i: piece for piece, i in source_ids.items()}
         self._target_pieces = {i: piece for piece, i in target_ids.items()}
         self._special = set(special.values())
         self._unknown, self._unknown_id = special["unk"], source_ids[special["unk"]]
-        self._end_id = source_ids[special["eos"]]
+        self._end, self._end_id = special["eos"], source_ids[special["eos"]]
         longest_first = sorted(self._special, key=len, reverse=True)
         self._cut = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
         self._clean_up = clean_up
@@ -66,6 +66,7 @@ class MarianCodec:
         if settings.get("separate_vocabs"):
             file = folder / "target_vocab.json"
             target_ids = _read_vocabulary(file)
+            _special_tokens(file, target_ids, settings)
             check_vocabulary(file, max(target_ids.values()), config, ("decoder_vocab_size", "vocab_size"))
         source, target = _open(folder / "source.spm"), _open(folder / "target.spm")
         clean_up = bool(settings.get("clean_up_tokenization_spaces", False))
@@ -73,12 +74,19 @@ class MarianCodec:
 
     def encode(self, text: str, limit: int | None = None) -> Encoded:
         """See `TextCodec.encode`."""
-        ids = [self._ids.get(piece, self._unknown_id) for piece in self._pieces(check_text(text))]
+        ids = [self._ids.get(piece, self._unknown_id) for piece in self._pieces(check_text(text), self._source)]
         unknown = self._unknown_words(text) if self._unknown_id in ids else []
         check_length(ids, None)
         ids.append(self._end_id)
         check_length(ids, limit)
         return Encoded(ids, unknown)
+
+    def encode_target(self, text: str) -> list[int]:
+        """See `TextCodec.encode_target`."""
+        ids, unknown = self._target_ids, self._target_ids[self._unknown]
+        found = [ids.get(piece, unknown) for piece in self._pieces(check_text(text), self._target)]
+        check_length(found, None)
+        return [*found, ids[self._end]]
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """See `TextCodec.decode`."""
@@ -103,7 +111,7 @@ class MarianCodec:
         """See `TextCodec.stream`."""
         return TextStream(self.decode, lag=3 if self._clean_up else 0)
 
-    def _pieces(self, text: str) -> list[str]:
+    def _pieces(self, text: str, cutter: SentencePieceProcessor) -> list[str]:
         """Special tokens and language codes are pieces of their own; sentencepiece cuts the rest."""
         pieces: list[str] = []
         for part in self._cut.split(text):
@@ -114,14 +122,14 @@ class MarianCodec:
             if language:
                 pieces.append(language.group())
                 part = part[language.end() :]
-            pieces += self._source.encode(part, out_type=str)
+            pieces += cutter.encode(part, out_type=str)
         return pieces
 
     def _unknown_words(self, text: str) -> list[str]:
         """The words with a piece that vocab.json lacks; pieces do not reach across white space."""
 
         def known(word: str) -> bool:
-            return self._unknown_id not in [self._ids.get(piece, self._unknown_id) for piece in self._pieces(word)]
+            return all(self._ids.get(p, self._unknown_id) != self._unknown_id for p in self._pieces(word, self._source))
 
         words = [word for word in text.split() if not known(word)]
         bare = [word.strip("\"'.,;:!?()[]«»“”„…") for word in words]
