@@ -35,6 +35,7 @@ def test_ids_and_text_are_those_of_transformers(folder: str) -> None:
     tokenizer = codec(folder)
     for case in (case for case in CASES if case["folder"] == folder):
         assert tokenizer.encode(case["text"]).ids == case["ids"], case["text"]
+        assert tokenizer.encode_target(case["text"]) == case["encoded_target"], case["text"]
         ids = case.get("target_ids", case["ids"])
         assert tokenizer.decode(ids) == case["decoded"], case["text"]
         assert tokenizer.decode(ids, skip_special=False) == case["decoded_all"], case["text"]

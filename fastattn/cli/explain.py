@@ -20,8 +20,8 @@ RECURRENT = """\
   state      attentional state: tanh of a linear map of [context; decoder state]
   likeliest  softmax over the vocabulary, from the attentional state"""
 TRANSFORMER = """\
-  scores     last layer's cross-attention, query times keys, mean of its heads
-  weights    softmax of each head's scores, mean of the heads
+  scores     logarithm of the weights
+  weights    last layer's cross-attention, mean of its heads: they add up to 1
   context    what the cross-attention adds to the decoder
   state      decoder state: the last layer's output
   likeliest  softmax over the vocabulary, from the decoder state"""

@@ -42,7 +42,7 @@ class MarianCodec:
         special: Mapping[str, str],
         clean_up: bool = False,
     ) -> None:
-        """special: the names unk, eos, pad (and further ones) to tokens that both vocabularies hold."""
+        """special: the names unk, eos, pad (and further ones) to tokens; source_ids holds all of them, target_ids the first two."""
         self._source, self._target = source, target
         self._ids, self._target_ids = source_ids, target_ids
         self._source_pieces = {i: piece for piece, i in source_ids.items()}
@@ -66,7 +66,7 @@ class MarianCodec:
         if settings.get("separate_vocabs"):
             file = folder / "target_vocab.json"
             target_ids = _read_vocabulary(file)
-            _special_tokens(file, target_ids, settings)
+            _check_special(file, target_ids, {name: special[name] for name in ("unk", "eos")})
             check_vocabulary(file, max(target_ids.values()), config, ("decoder_vocab_size", "vocab_size"))
         source, target = _open(folder / "source.spm"), _open(folder / "target.spm")
         clean_up = bool(settings.get("clean_up_tokenization_spaces", False))
@@ -152,10 +152,14 @@ def _special_tokens(file: Path, ids: Mapping[str, int], settings: Mapping[str, A
         special[name] = _content(settings.get(f"{name}_token"), usual)
     for i, token in enumerate(settings.get("additional_special_tokens") or []):
         special[f"additional {i}"] = _content(token, "")
+    _check_special(file, ids, special)
+    return special
+
+
+def _check_special(file: Path, ids: Mapping[str, int], special: Mapping[str, str]) -> None:
     for name, token in special.items():
         if token not in ids:
             raise LoadError(f"{file}: the special token {token!r} ({name}) is missing")
-    return special
 
 
 def _content(token: Any, usual: str) -> str:

@@ -170,6 +170,7 @@ def expected_marian(folder: Path) -> list[dict[str, object]]:
             {
                 "text": text,
                 "ids": ids,
+                "encoded_target": tokenizer(text_target=text).input_ids,
                 "decoded": tokenizer.decode(ids, skip_special_tokens=True),
                 "decoded_all": tokenizer.decode(ids, skip_special_tokens=False),
             }
@@ -193,6 +194,7 @@ def expected_fast(folder: Path) -> list[dict[str, object]]:
                 "text": text,
                 "ids": ids,
                 "target_ids": again,
+                "encoded_target": again,
                 "decoded": target.decode(again, skip_special_tokens=True),
                 "decoded_all": target.decode(again, skip_special_tokens=False),
             }
@@ -216,6 +218,7 @@ def compare_widely(rounds: int = 4000) -> None:
             for _ in range(rounds):
                 text = "x" + "".join(random.choices(alphabet, k=random.randrange(12)))
                 assert ours.encode(text).ids == theirs(text).input_ids, text
+                assert ours.encode_target(text) == theirs(text_target=text).input_ids, text
                 ids = random.choices(range(size), k=random.randrange(9))
                 for skip in (True, False):
                     assert ours.decode(ids, skip) == theirs.decode(ids, skip_special_tokens=skip), ids
