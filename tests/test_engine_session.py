@@ -18,8 +18,9 @@ from fastattn.errors import InputError
 from fastattn.runtime import Select
 
 BACKENDS = backends()
-CACHING = ["transformer", "grouped", "decoder-only"]
+CACHING = ["transformer", "grouped", "decoder-only", "wide"]
 LOGITS = Select(logits=True)
+NO_IDS = np.zeros(0, np.int32)
 
 
 @pytest.fixture(params=BACKENDS, ids=lambda b: b.name)
@@ -152,7 +153,9 @@ def test_attention_records_are_distributions_over_the_keys(backend: Backend, toy
     encoded = begin(session, toy, sources)
     session.step([ids(rng, 1), ids(rng, 1)])
     result = session.step([ids(rng, 1), ids(rng, 1)])
-    kinds = {"decoder-only": {"self"}, "gru": {"cross"}, "lstm": {"cross"}}.get(name, {"self", "cross"})
+    kinds = {"decoder-only": {"self"}, "gru": {"cross"}, "lstm": {"cross"}, "wide-gru": {"cross"}}.get(
+        name, {"self", "cross"}
+    )
     assert {record.kind for record in result.attention} == kinds
     for record in result.attention:
         keys = [2, 2] if record.kind == "self" else [3, 20]
@@ -260,6 +263,9 @@ def test_equal_scores_go_to_the_lower_id(backend: Backend) -> None:
         (lambda s: s.step([np.ones(1, np.int32), np.ones(0, np.int32), np.ones(1, np.int32)]), "sequence 1"),
         (lambda s: s.reorder(np.array([0, 5], np.int32)), r"parents\[1\] = 5 is outside the batch of 3"),
         (lambda s: s.reorder(np.array([-1], np.int32)), r"parents\[0\] = -1 is outside the batch of 3"),
+        (lambda s: s.step(np.array([1, 2, 3], np.int32), Select(k=VOCABULARY + 1)), "k = 38 .* vocabulary of 37"),
+        (lambda s: s.step(np.ones(3, np.int32), Select(k=1, banned=(np.zeros(3, np.int32), NO_IDS))), "banned"),
+        (lambda s: s.encode([]), "at least one"),
         (lambda s: s.encode([np.array([3, 40], np.int32)]), "token id 40 is outside the vocabulary of 37"),
     ],
 )  # fmt: skip
@@ -269,6 +275,7 @@ def test_bad_input_is_named_and_changes_nothing(backend: Backend, toys: dict[str
     session, untouched = fresh(backend, toy, sources), fresh(backend, toy, sources)
     for s in (session, untouched):
         s.step(prefix)
+        s.reorder(np.array([0, 0, 2], np.int32))  # pages are shared now: a step that fails must leave them so
     with pytest.raises(InputError, match=message) as error:
         act(session)
     assert "\n" not in str(error.value)
@@ -291,7 +298,7 @@ def native_only(backend: Backend) -> None:
 @pytest.mark.parametrize("name", TOYS)
 def test_threads_do_not_change_results(toys: dict[str, Toy], name: str) -> None:
     toy, rng = toys[name], np.random.default_rng(9)
-    sources, history = [ids(rng, n) for n in (33, 2, 17)], [ids(rng, 19)] * 3
+    sources, history = [ids(rng, n) for n in (62, 2, 49, 60)], [ids(rng, 19) for _ in range(4)]
     for one in (b for b in BACKENDS if b.threads == 1 and b.exact):
         with one.active():
             results = [feed(fresh(Backend("", one.isa, n), toy, sources), toy, history) for n in (1, 2, 3)]

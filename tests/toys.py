@@ -12,14 +12,9 @@ from typing import Any
 import numpy as np
 
 from fastattn import graph as g
-from fastattn import nn
+from fastattn import isa, nn
 from fastattn.reference import ReferenceSession
-from fastattn.runtime import AttentionRecord, StepResult
-
-try:
-    from fastattn.runtime import NativeSession
-except ImportError:
-    NativeSession = None
+from fastattn.runtime import AttentionRecord, NativeSession, StepResult
 
 Graphs = Mapping[str, g.Graph]
 Weights = dict[str, np.ndarray]
@@ -219,6 +214,9 @@ TOYS: dict[str, Callable[[], Toy]] = {
     "decoder-only": lambda: transformer(2, memory=False, heads=2, kv_heads=1, head=16),
     "gru": lambda: translator("gru", 3),
     "lstm": lambda: translator("lstm", 4, score="dot"),
+    # large enough that the engine gives their steps to several threads
+    "wide": lambda: transformer(5, heads=4, kv_heads=4, head=16, ffn=512),
+    "wide-gru": lambda: translator("gru", 6, hidden=96),
 }
 
 
@@ -242,8 +240,6 @@ class Backend:
     def active(self) -> AbstractContextManager[Any]:
         if not self.exact:
             return nullcontext()
-        from fastattn import isa
-
         return isa.use(self.isa)
 
     def assert_same(self, a: Any, b: Any, what: str = "") -> None:
@@ -254,9 +250,5 @@ class Backend:
 
 
 def backends() -> list[Backend]:
-    if NativeSession is None:
-        return [Backend("reference")]
-    from fastattn import isa
-
     native = [Backend(f"{name}-{threads}", name, threads) for name in isa.available() for threads in (1, 2)]
     return [Backend("reference"), *native]
