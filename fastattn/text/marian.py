@@ -42,7 +42,7 @@ class MarianCodec:
         special: Mapping[str, str],
         clean_up: bool = False,
     ) -> None:
-        """special: the names unk, eos, pad (and further ones) to tokens; source_ids holds all of them, target_ids the first two."""
+        """special: the names unk, eos, pad (and further ones) to tokens; target_ids may lack all but unk and eos."""
         self._source, self._target = source, target
         self._ids, self._target_ids = source_ids, target_ids
         self._source_pieces = {i: piece for piece, i in source_ids.items()}
