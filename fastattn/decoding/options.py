@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -231,10 +231,10 @@ class GenerationOptions:
     max_length: int | None = None
     min_length: int = 0
     forced_bos_token_id: int | None = None
-    forced_eos_token_id: int | tuple[int, ...] | None = None
-    suppress_tokens: tuple[int, ...] | None = None
-    begin_suppress_tokens: tuple[int, ...] | None = None
-    bad_words_ids: tuple[tuple[int, ...], ...] | None = None
+    forced_eos_token_id: int | Sequence[int] | None = None
+    suppress_tokens: Sequence[int] | None = None
+    begin_suppress_tokens: Sequence[int] | None = None
+    bad_words_ids: Sequence[Sequence[int]] | None = None
     no_repeat_ngram_size: int = 0
     repetition_penalty: float = 1.0
     do_sample: bool = False
@@ -243,7 +243,7 @@ class GenerationOptions:
     top_p: float = 1.0
     min_p: float | None = None
     seed: int | None = None
-    eos_token_id: int | tuple[int, ...] | None = None
+    eos_token_id: int | Sequence[int] | None = None
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     decoder_start_token_id: int | None = None
@@ -344,15 +344,15 @@ class GenerationOptions:
             self._check_ids("bad_words_ids", word, size)
 
     @staticmethod
-    def _check_ids(name: str, ids: tuple[int, ...], size: int) -> None:
+    def _check_ids(name: str, ids: Sequence[int], size: int) -> None:
         if ids and max(ids) >= size:
             raise OptionError(f"{name}: found token id {max(ids)}, expected less than the vocabulary size {size}")
 
 
-def _as_tuple(ids: int | tuple[int, ...] | None) -> tuple[int, ...]:
+def _as_tuple(ids: int | Sequence[int] | None) -> tuple[int, ...]:
     if ids is None:
         return ()
-    return (ids,) if isinstance(ids, int) else ids
+    return (ids,) if isinstance(ids, int) else tuple(ids)
 
 
 def _check_names(overrides: Mapping[str, Any]) -> None:

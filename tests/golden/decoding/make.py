@@ -1,4 +1,5 @@
-"""Writes cases.json.gz: what Hugging Face `generate` returns for many options on small table language models.
+"""Writes cases.json.gz, what Hugging Face `generate` returns for many options on small table language models, and
+warps.json.gz, which tokens its samplers leave.
 
 Needs torch and transformers 4.57.6; run it from the repository's root as `python tests/golden/decoding/make.py`. The
 models are those of tests/fakes.py (logits looked up by a hash of the prefix), wrapped as PreTrainedModel, so that the
@@ -151,7 +152,7 @@ def cases() -> Any:
     for number, options in grid():
         rng = random.Random(number)
         model = models(rng)
-        most = rng.choice([1, 4, 9, 16])
+        most = rng.choice([1, 4, 9, 9, 16, 16, 16, 70])
         length = rng.choice([1, 1, 3, 5])
         batch = rng.choice([1, 2, 4])
         inputs = [[rng.randrange(10, model["vocabulary"] - 2) for _ in range(length)] for _ in range(batch)]
@@ -166,13 +167,36 @@ def cases() -> Any:
         yield {"model": model, "inputs": inputs, "options": options, "ids": ids, "scores": scores}
 
 
+def warps() -> Any:
+    """One row of scores through the chain that `generate` builds for sampling; what is left."""
+    net = TableModel(TableConfig(vocab_size=40), torch.zeros(1, 40))
+    for number in range(120):
+        rng = random.Random(number)
+        options = {
+            "temperature": rng.choice([1.0, 0.3, 2.0]),
+            "top_k": rng.choice([0, 1, 5, 39, 50]),
+            "top_p": rng.choice([1.0, 0.2, 0.7, 0.95]),
+            "min_p": rng.choice([None, 0.05, 0.4]),
+            "num_beams": rng.choice([1, 2]),
+        }
+        config = GenerationConfig(do_sample=True, eos_token_id=[0, 1], **options)
+        config._eos_token_tensor = torch.tensor([0, 1])
+        scores = torch.from_numpy(random_table(number, 1, 40, 3.0))
+        left = net._get_logits_processor(config, 1)(torch.zeros(1, 1, dtype=torch.long), scores)
+        yield {"seed": number, "options": options, "left": [i for i, x in enumerate(left[0].tolist()) if x > -1e30]}
+
+
+def write(name: str, found: list[Any]) -> None:
+    text = "[\n" + ",\n".join(json.dumps(case, separators=(",", ":")) for case in found) + "\n]\n"
+    (HERE / name).write_bytes(gzip.compress(text.encode(), 9, mtime=0))
+    print(f"{name}: {len(found)} cases, {(HERE / name).stat().st_size} bytes")
+
+
 def main() -> None:
     logging.set_verbosity_error()
     warnings.filterwarnings("ignore")
-    found = list(cases())
-    text = "[\n" + ",\n".join(json.dumps(case, separators=(",", ":")) for case in found) + "\n]\n"
-    (HERE / "cases.json.gz").write_bytes(gzip.compress(text.encode(), 9, mtime=0))
-    print(f"{len(found)} cases, {(HERE / 'cases.json.gz').stat().st_size} bytes")
+    write("warps.json.gz", list(warps()))
+    write("cases.json.gz", list(cases()))
 
 
 if __name__ == "__main__":
