@@ -206,7 +206,7 @@ def test_bad_prompts_and_streams_are_refused() -> None:
         generate(session(1, batch=2), [np.array([1]), np.array([], np.int32)], options)
     with pytest.raises(InputError, match=r"prompt 0: .*float"):
         generate(session(1), [np.array([1.5])], options)  # type: ignore[list-item]
-    with pytest.raises(OptionError, match="max_length: found 3, expected more than the 3 tokens"):
+    with pytest.raises(OptionError, match="max_length: found 3, expected more than the 3 tokens of the decoder prompt"):
         generate(session(1), [np.array([1, 2, 3], np.int32)], options)
     with pytest.raises(OptionError, match="num_beams: found 4, expected 1"):
         stream(session(1), np.array([1], np.int32), GenerationOptions(num_beams=4))

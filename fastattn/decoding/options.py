@@ -192,8 +192,7 @@ def _short(value: Any) -> str:
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """How to decode. Names, meanings and defaults are those of Hugging Face `generate`, except for the two points
-    below.
+    """How to decode. Names, meanings and defaults are those of Hugging Face `generate`; where not, it is said below.
 
     Beams: `num_beams` hypotheses are kept per input; a finished one's score is its log-probability divided by its
     generated length ** `length_penalty`; `early_stopping` True stops at `num_beams` finished hypotheses, False when
@@ -282,24 +281,14 @@ class GenerationOptions:
         return _as_tuple(self.forced_eos_token_id)
 
     def new_tokens(self, prompt_length: int) -> tuple[int, int]:
-        """The least and the greatest number of tokens to generate (end token included) after a decoder prompt of this
-        length."""
+        """The least and the greatest number of tokens to generate, end token included, after a prompt this long."""
         least = self.min_new_tokens if self.min_new_tokens is not None else self.min_length - prompt_length
-        if self.max_new_tokens is not None:
-            return max(least, 0), self.max_new_tokens
-        if self.max_length is not None:
-            name, most = "max_length", self.max_length - prompt_length
-        else:
-            name, most = "max_new_tokens", DEFAULT_NEW_TOKENS
-            if self.position_limit is not None:
-                most = min(most, self.position_limit - prompt_length)
-        if most < 1:
-            limit = self.max_length if name == "max_length" else self.position_limit
-            what = "max_length" if name == "max_length" else "the model's number of positions"
-            raise OptionError(
-                f"{what}: found {limit}, expected more than the {prompt_length} tokens of the decoder prompt"
-            )
-        return max(least, 0), most
+        most = self.max_new_tokens
+        if most is None and self.max_length is not None:
+            most = _room("max_length", self.max_length, prompt_length)
+        elif most is None and self.position_limit is not None:
+            most = min(DEFAULT_NEW_TOKENS, _room("positions of the model", self.position_limit, prompt_length))
+        return max(least, 0), DEFAULT_NEW_TOKENS if most is None else most
 
     @classmethod
     def resolve(
@@ -347,6 +336,12 @@ class GenerationOptions:
     def _check_ids(name: str, ids: Sequence[int], size: int) -> None:
         if ids and max(ids) >= size:
             raise OptionError(f"{name}: found token id {max(ids)}, expected less than the vocabulary size {size}")
+
+
+def _room(name: str, limit: int, prompt_length: int) -> int:
+    if limit <= prompt_length:
+        raise OptionError(f"{name}: found {limit}, expected more than the {prompt_length} tokens of the decoder prompt")
+    return limit - prompt_length
 
 
 def _as_tuple(ids: int | Sequence[int] | None) -> tuple[int, ...]:
