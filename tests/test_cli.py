@@ -5,8 +5,13 @@ Most tests put a small fake in place of the library; the last ones run the insta
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import json
+import os
+import pty
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -343,3 +348,153 @@ def test_a_measurement_takes_the_median_of_both_in_turns(monkeypatch: pytest.Mon
     machine = {"cpu": "c", "isa": "avx2", "threads": 2, "fma_gflops": 8.0, "read_gbs": 9.0, "python": "3", "numpy": "2"}
     table = bench.as_text({"machine": machine, "results": [row]})
     assert table.splitlines()[-1].split() == ["op", "T=1", "250.00", "ms", "1.00", "s", "4.0", "×", "25", "%"]
+
+
+# --- the installed command on the bundled models ----------------------------------------------------------------------
+
+APPLE = "I am eating an apple"
+
+
+def fastattn_command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fastattn", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120, **options)
+
+
+@pytest.fixture(scope="module")
+def pomme() -> str:
+    """What the bundled model makes of APPLE."""
+    return str(fastattn.load("en-fr-bahdanau").generate(APPLE).text)
+
+
+def test_the_first_command_of_the_readme() -> None:
+    done = fastattn_command("translate", "--attention", APPLE)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, blank, *rest = done.stdout.splitlines()
+    assert (first, blank) == ("je mange une pomme", "")
+    top = {line.split()[0]: line.split()[1:] for line in rest[1 : rest.index("")]}
+    assert top["pomme"][0] == "apple"
+    assert {top["une"][0], top["une"][2]} == {"an", "apple"}
+    assert float(top["une"][1]) + float(top["une"][3]) >= 0.7
+    assert any(line.startswith("pomme") and set("░▒▓█") & set(line) for line in rest)
+
+
+def test_the_entry_point_is_the_module() -> None:
+    done = fastattn_command("--version")
+    assert done.stdout == f"fastattn {fastattn.__version__} ({fastattn.isa.active()})\n"
+    found = list(importlib.metadata.entry_points(group="console_scripts", name="fastattn"))
+    if not found:
+        pytest.skip("fastattn is not installed here, only importable")
+    assert found[0].load() is cli.main
+
+
+def test_a_pipe_of_lines_keeps_its_shape(pomme: str) -> None:
+    lines = [APPLE, "", "The xylophone is red.", APPLE]
+    done = fastattn_command("translate", "--threads", "1", "--batch-size", "2", input="\n".join(lines))
+    out = done.stdout.splitlines()
+    assert done.returncode == 0 and len(out) == 4
+    assert out[0] == out[3] == pomme and out[1] == ""
+    assert done.stderr.splitlines() == [
+        'fastattn: not in the vocabulary of en-fr-bahdanau: "xylophone"; the translation around it is a guess'
+    ]
+
+
+@pytest.mark.parametrize("name", fastattn.bundled_models())
+def test_every_bundled_model_explains_itself(name: str) -> None:
+    done = fastattn_command("translate", "--model", name, "--explain", "--attention", "--output-format", "json", APPLE)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert found["text"] == fastattn.load(name).generate(APPLE).text
+    assert [step["token"] for step in found["steps"]][:4] == found["tokens"][:4]
+    for step in found["steps"]:
+        assert sum(step["weights"]) == pytest.approx(1, abs=1e-4)
+        assert len(step["scores"]) == len(step["weights"]) == len(step["source_tokens"])
+        assert step["top"][0]["token"] == step["token"] and len(step["top"]) == 5
+        assert step["context"] and step["attentional_state"]
+
+
+def test_backends_agree_on_the_command_line(pomme: str) -> None:
+    texts = [fastattn_command("translate", "--backend", backend, APPLE).stdout for backend in ("native", "reference")]
+    assert texts == [pomme + "\n"] * 2
+
+
+def test_inspect_of_a_bundled_model_maps_every_name() -> None:
+    done = fastattn_command("inspect", "--json", "en-fr-bahdanau")
+    found = json.loads(done.stdout)
+    assert found["family"] == "rnn_attention"
+    assert all(tensor["origin"] and tensor["shape"] for tensor in found["tensors"])
+    assert found["parameters"] == sum(
+        np.prod(t["shape"]) for t in found["tensors"] if t["name"] not in found["constants"]
+    )
+
+
+def test_models_are_listed() -> None:
+    names = [line.split()[0] for line in fastattn_command("models").stdout.splitlines()]
+    assert names == fastattn.bundled_models()
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path, pomme: str) -> None:
+    (tmp_path / "in.txt").write_text((APPLE + "\n") * 2000)
+    command = [sys.executable, "-m", "fastattn", "translate", "--file", str(tmp_path / "in.txt"), "--batch-size", "4"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == pomme + "\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(60) == 141
+
+
+def test_ctrl_c_ends_quietly(pomme: str) -> None:
+    command = [sys.executable, "-m", "fastattn", "translate", "--batch-size", "1"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        process.stdin.write(APPLE + "\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == pomme + "\n"  # now it waits for the next line
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stderr.read() == ""
+
+
+def test_a_terminal_gets_colour_unless_it_says_no(pomme: str) -> None:
+    for extra, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
+        environment = {key: value for key, value in os.environ.items() if key != "NO_COLOR"} | {"TERM": "xterm"} | extra
+        ours, theirs = pty.openpty()
+        command = [sys.executable, "-m", "fastattn", "translate", "--attention", APPLE]
+        process = subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, env=environment)
+        os.close(theirs)
+        seen = b""
+        try:
+            while piece := os.read(ours, 4096):
+                seen += piece
+        except OSError:  # the terminal is gone when the command has ended
+            pass
+        os.close(ours)
+        process.communicate()
+        assert process.returncode == 0
+        assert (b"\x1b[48;5;" in seen) is coloured and pomme.encode() in seen
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["translate", "--model", "no/such/model", "I"], 1, "no/such/model"),
+        (["translate", "--num-return-sequences", "2", "I"], 2, "num_return_sequences: found 2"),
+        (["translate", "I am " * 2000], 1, "tokens found, the limit is"),
+        (["inspect", "no/such/model"], 1, "no/such/model"),
+    ],
+)
+def test_errors_of_the_library_are_one_line(arguments: list[str], code: int, message: str) -> None:
+    done = fastattn_command(*arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith("fastattn: error: ") and message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_bench_measures_this_machine() -> None:
+    done = fastattn_command("bench", "--quick", "--json", "--threads", "1")
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert found["machine"]["threads"] == 1 and found["machine"]["fma_gflops"] > 0 and found["machine"]["read_gbs"] > 0
+    assert {"additive_attention", "softmax", "en-fr-bahdanau"} <= {row["name"] for row in found["results"]}
+    assert all(row["native_s"] > 0 and row["reference_s"] > 0 for row in found["results"])

@@ -74,7 +74,8 @@ class Version(argparse.Action):
         """Prints and ends, as argparse's own version action does."""
         import fastattn
 
-        parser.exit(0, f"fastattn {fastattn.__version__} ({fastattn.isa.active()})\n")
+        print(f"fastattn {fastattn.__version__} ({fastattn.isa.active()})")
+        parser.exit()
 
 
 def _fail(code: int, error: BaseException) -> int:

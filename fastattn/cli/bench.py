@@ -175,7 +175,8 @@ def as_text(report: dict[str, Any]) -> str:
     m = report["machine"]
     head = (
         f"{m['cpu']}, {m['threads']} threads, {m['isa']}; Python {m['python']}, NumPy {m['numpy']}\n"
-        f"multiply-adds: {m['fma_gflops']:.0f} GFLOP/s; reading memory: {m['read_gbs']:.1f} GB/s"
+        f"multiply-adds: {m['fma_gflops']:.0f} GFLOP/s; reading memory: {m['read_gbs']:.1f} GB/s\n"
+        "median of several turns each; NumPy with the threads its own libraries take"
     )
     rows = [["", "shape", "native", "NumPy", "faster", "of peak"]]
     for r in report["results"]:

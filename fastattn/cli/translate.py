@@ -129,7 +129,8 @@ class Job:
         extra = []
         if self.arguments.attention:
             attention = self._attention(result)
-            extra += [str(attention), attention.heatmap()]
+            extra.append(f"each token and what it attends to most:\n{attention}")
+            extra.append(f"attention weights, target down, source across:\n{attention.heatmap()}")
         if self.arguments.explain:
             steps = self.model.explain(text, **self._plain_options())
             extra.append(explain.as_text(steps, self._recurrent()))
