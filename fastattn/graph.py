@@ -116,7 +116,9 @@ def apply(
     shapes = {role: p.shape for role, p in given.items()}
     row = OPS[op]
     full = row.check(inputs, shapes, attrs)
-    outputs = tuple(graph.new_value(*shape) for shape in row.infer(inputs, shapes, full))
+    results = row.infer(inputs, shapes, full)
+    row.check_rows(inputs, graph.values[graph.input].rows)
+    outputs = tuple(graph.new_value(*result) for result in results)
     for p in given.values():
         graph.params[p.name] = p.shape
     names = {role: p.name for role, p in given.items()}
@@ -139,3 +141,30 @@ def state_of(graphs: Sequence[Graph]) -> dict[str, Any]:
             elif node.op == "state_write":
                 kept["states"][str(node.attrs["name"])] = width[0]
     return kept
+
+
+def check_kept(graphs: Sequence[Graph]) -> None:
+    """ValueError if a node reads a state, a memory or memory rows that no node writes, or of another size."""
+    kept = state_of(graphs)
+    for graph in graphs:
+        for node in graph.nodes:
+            for kind, key, size in _reads(graph, node):
+                if key not in kept[kind]:
+                    raise ValueError(f"{node.op} in graph {graph.name!r} reads {kind} {key!r}, which nothing writes")
+                if kept[kind][key] != size:
+                    written = f"as {size}, written as {kept[kind][key]}"
+                    raise ValueError(f"{node.op} in graph {graph.name!r} reads {kind} {key!r} {written}")
+
+
+def _reads(graph: Graph, node: Node) -> Iterator[tuple[str, Attr, Any]]:
+    """(kind, key, size) as in `state_of` of what a node reads."""
+    a = node.attrs
+    if node.op == "state_read":
+        yield "states", a["name"], a["width"]
+    elif node.op == "rnn_attention":
+        yield "rows", a["keys"], a["keys_width"]
+        yield "rows", a["values"], a["values_width"]
+    elif node.op == "cross_attention":
+        kv_heads = int(a["kv_heads"])
+        keys = graph.values[node.inputs[0]].cols // int(a["heads"]) * kv_heads
+        yield "memory", a["layer"], (kv_heads, keys, kv_heads * int(a["value_size"]))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fastattn import _native
 from fastattn.errors import InputError
-from fastattn.graph import Attr, Graph, Node
+from fastattn.graph import Attr, Graph, Node, check_kept
 from fastattn.ops.table import OPS
 
 FloatArray = NDArray[np.float32]
@@ -98,6 +98,7 @@ class NativePrograms:
     """
 
     def __init__(self, graphs: Mapping[str, Graph], weights: Mapping[str, FloatArray], num_threads: int) -> None:
+        check_kept(list(graphs.values()))
         self.num_threads = num_threads
         self._kept: dict[tuple[str, bool], _native.Weight] = {}
         self._slots: dict[str, dict[str, int]] = {"state": {}, "rows": {}}
@@ -113,10 +114,16 @@ class NativePrograms:
         """Bytes of all packed and plain weights."""
         return sum(weight.nbytes for weight in self._kept.values())
 
-    def _weight(self, name: str, packed: bool, weights: Mapping[str, FloatArray]) -> _native.Weight:
+    def _weight(
+        self, name: str, shape: tuple[int, ...], packed: bool, weights: Mapping[str, FloatArray]
+    ) -> _native.Weight:
         key = (name, packed)
         if key not in self._kept:
+            if name not in weights:
+                raise InputError(f"tensor {name!r} is missing: expected {list(shape)}")
             array = np.ascontiguousarray(weights[name], dtype=np.float32)
+            if array.shape != shape:
+                raise InputError(f"tensor {name!r} is {list(array.shape)}, expected {list(shape)}")
             self._kept[key] = _native.Weight(array, packed, self.num_threads)
         return self._kept[key]
 
@@ -146,16 +153,18 @@ class NativePrograms:
         for node in graph.nodes:
             roles = [role.rstrip("?") for role in OPS[node.op].params]
             held = [
-                self._weight(node.params[role], node.op == "linear" and role == "weight" or role in _PACKED, weights)
-                if role in node.params
-                else None
-                for role in roles
+                self._weight(name, graph.params[name], _is_packed(node.op, role), weights) if name else None
+                for role, name in ((role, node.params.get(role)) for role in roles)
             ]
             program.add_node(node.op, list(node.inputs), list(node.outputs), held, self._attrs(node))
         for name, index in graph.taps.items():
             program.add_tap(name, index)
         program.finish()
         return program
+
+
+def _is_packed(op: str, role: str) -> bool:
+    return (op == "linear" and role == "weight") or role in _PACKED
 
 
 def _output_width(graph: Graph) -> int:

@@ -290,6 +290,16 @@ def test_a_step_needs_a_batch(backend: Backend, toys: dict[str, Toy]) -> None:
         fresh(backend, toys["gru"], [np.arange(3, dtype=np.int32)]).step([np.array([1, 2], np.int32)])
 
 
+def test_tensors_are_checked_against_the_graph(backend: Backend, toys: dict[str, Toy]) -> None:
+    toy = toys["transformer"]
+    for weights, message in (
+        ({**toy.weights, "bias": np.ones(3, np.float32)}, r"tensor 'bias' is \[3\], expected \[37\]"),
+        ({k: v for k, v in toy.weights.items() if k != "bias"}, "tensor 'bias' is missing"),
+    ):
+        with pytest.raises(InputError, match=message):
+            backend.session(Toy(toy.graphs, weights))
+
+
 def native_only(backend: Backend) -> None:
     if not backend.exact:
         pytest.skip("says something of the engine only")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fastattn import graph as g
 from fastattn import nn
 from fastattn.ops.table import OPS
+from fastattn.runtime import NativePrograms
 
 
 def parameter(*shape: int) -> nn.Parameter:
@@ -170,6 +172,52 @@ def test_what_does_not_fit_is_named_when_it_is_recorded(record: Callable[[g.Valu
         with pytest.raises(ValueError, match=message):
             record(x)
     assert [node.op for node in graph.nodes[before:]] in ([], ["embedding"])
+
+
+def decoder(record: Callable[[g.Value], g.Value], sequential: bool = True) -> g.Graph:
+    with g.tracing("decoder", sequential) as (graph, ids):
+        record(matrix(ids, 4))
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (lambda x: nn.state_read("h", 4), "state_read in graph 'decoder' reads states 'h', which nothing writes"),
+        (lambda x: [nn.state_write(x, "h"), nn.state_read("h", 5)], "reads states 'h' as 5, written as 4"),
+        (lambda x: g.apply("rnn_attention", [x], score="dot", **RNN), "reads rows 'k', which nothing writes"),
+        (lambda x: g.apply("cross_attention", [x], value_size=2, **HEADS), "reads memory 0, which nothing writes"),
+    ],
+)
+def test_what_is_read_must_be_written(record: Callable[[g.Value], Any], message: str) -> None:
+    graph = decoder(record)
+    with pytest.raises(ValueError, match=message):
+        g.check_kept([graph])
+    with pytest.raises(ValueError, match=message):  # and the engine does not take such a graph
+        NativePrograms({"decoder": graph}, {"p9x4": np.ones((9, 4), np.float32)}, 1)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (
+            lambda x: g.apply("attention", [last(x), x, x], causal=1, **HEADS),
+            "attention: takes rows of tokens, got last",
+        ),
+        (lambda x: g.apply("memory_rows_write", [last(x)], name="k"), "takes rows of tokens, got last"),
+        (lambda x: nn.state_write(x, "h"), "state_write: takes rows of batch, got tokens"),
+        (lambda x: g.apply("rnn_attention", [x], score="dot", **RNN), "takes rows of batch, got tokens"),
+        (lambda x: g.apply("output", [x]), "output: takes rows of last, got tokens"),
+        (lambda x: g.apply("select_rows", [last(x)]), "takes rows of tokens, got last"),
+    ],
+)
+def test_an_op_takes_only_the_rows_it_understands(record: Callable[[g.Value], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        decoder(record, sequential=False)
+
+
+def last(x: g.Value) -> g.Value:
+    return g.apply("select_rows", [x])[0]
 
 
 def test_the_table_is_well_formed() -> None:

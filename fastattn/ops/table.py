@@ -21,13 +21,27 @@ ACTIVATIONS = ("none", "tanh", "sigmoid", "relu", "gelu", "gelu_tanh", "silu")
 
 @dataclass(frozen=True)
 class Op:
-    """One row: see the module's docstring. `attrs` holds defaults; a type instead of a value means required."""
+    """One row: see the module's docstring. `attrs` holds defaults; a type instead of a value means required.
+
+    rows: the row space its inputs must stand in: "step" is that of the graph's token ids, "batch", "out" the rows that
+    want an output, or "any".
+    """
 
     name: str
     inputs: tuple[str, ...]
     params: tuple[str, ...]
     attrs: Mapping[str, Attr | type]
     infer: Rule
+    rows: str = "any"
+
+    def check_rows(self, inputs: Sequence[Value], step: str) -> None:
+        """ValueError if an input stands in a row space where the op would mistake its rows."""
+        spaces = {"step": {step}, "batch": {"batch"}, "out": {"last"} if step == "tokens" else {"last", "batch"}}
+        for value in inputs if self.rows != "any" else ():
+            allowed = spaces[self.rows]
+            _expect(
+                value.rows in allowed, f"{self.name}: takes rows of {' or '.join(sorted(allowed))}, got {value.rows}"
+            )
 
     def check(self, inputs: Sequence[Value], shapes: Shapes, attrs: Attrs) -> dict[str, Attr]:
         """The full attributes; ValueError naming the op and what does not fit its row."""
@@ -86,6 +100,9 @@ def _position(inputs: Sequence[Value], shapes: Shapes, attrs: Attrs) -> Result:
 def _linear(inputs: Sequence[Value], shapes: Shapes, attrs: Attrs) -> Result:
     x, (out, width) = inputs[0], shapes["weight"]
     _expect(width == x.cols, f"linear: weight {shapes['weight']} for an input of {x.cols} columns")
+    _expect(
+        attrs["activation"] in ACTIVATIONS, f"linear: activation is one of {ACTIVATIONS}, got {attrs['activation']!r}"
+    )
     _expect(shapes.get("bias", (out,)) == (out,), f"linear: bias {shapes.get('bias')} for weight {shapes['weight']}")
     if len(inputs) == 2:
         _expect((inputs[1].rows, inputs[1].cols) == (x.rows, out), "linear: residual and result differ in shape")
@@ -106,7 +123,9 @@ def _attention(inputs: Sequence[Value], shapes: Shapes, attrs: Attrs) -> Result:
     q, k, v = inputs
     heads, kv = int(attrs["heads"]), int(attrs["kv_heads"])
     _expect(heads % kv == 0, f"attention: {heads} heads are no multiple of {kv} key/value heads")
-    _expect(q.cols % heads == 0 and q.cols // heads * kv == k.cols, f"attention: q {q.cols}, k {k.cols}, heads {heads}/{kv}")
+    _expect(
+        q.cols % heads == 0 and q.cols // heads * kv == k.cols, f"attention: q {q.cols}, k {k.cols}, heads {heads}/{kv}"
+    )
     return [(q.rows, v.cols // kv * heads)]
 
 
@@ -122,7 +141,12 @@ def _recurrent(gates: int, states: int, sequence: bool) -> Rule:
     def rule(inputs: Sequence[Value], shapes: Shapes, attrs: Attrs) -> Result:
         rows, hidden = shapes["weight_hh"]
         _expect(rows == gates * hidden, f"recurrent: weight_hh {shapes['weight_hh']} for {gates} gates")
-        _expect(shapes["weight_ih"] == (rows, inputs[0].cols), f"recurrent: weight_ih {shapes['weight_ih']}, x {inputs[0].cols}")
+        _expect(
+            shapes["weight_ih"] == (rows, inputs[0].cols),
+            f"recurrent: weight_ih {shapes['weight_ih']}, x {inputs[0].cols}",
+        )
+        for state in () if sequence else inputs[1:]:
+            _expect(state.cols == hidden, f"recurrent: a state of {state.cols} columns for {hidden} hidden units")
         last = [("batch", hidden)] * states
         return [(inputs[0].rows, hidden), *last] if sequence else last
 
@@ -135,7 +159,11 @@ def _state_read(inputs: Sequence[Value], shapes: Shapes, attrs: Attrs) -> Result
 
 def _rnn_attention(inputs: Sequence[Value], shapes: Shapes, attrs: Attrs) -> Result:
     _expect(inputs[0].cols == attrs["keys_width"], f"rnn_attention: query {inputs[0].cols}, keys {attrs['keys_width']}")
+    _expect(attrs["score"] in ("dot", "additive"), f"rnn_attention: score is dot or additive, got {attrs['score']!r}")
     _expect((attrs["score"] == "additive") == ("v" in shapes), "rnn_attention: v belongs to the additive score only")
+    _expect(
+        attrs["score"] == "additive" or "bias" not in shapes, "rnn_attention: bias belongs to the additive score only"
+    )
     return [(inputs[0].rows, int(attrs["values_width"]))]
 
 
@@ -151,7 +179,7 @@ OPS: dict[str, Op] = {
     op.name: op
     for op in (
         Op("embedding", ("ids",), ("weight",), {"scale": 1.0}, _embedding),
-        Op("position_embedding", ("x",), ("weight",), {"offset": 0}, _position),
+        Op("position_embedding", ("x",), ("weight",), {"offset": 0}, _position, "step"),
         Op("linear", ("x", "residual?"), ("weight", "bias?"), {"activation": "none"}, _linear),
         Op("layer_norm", ("x",), ("weight", "bias"), {"eps": 1e-5}, _norm),
         Op("rms_norm", ("x",), ("weight",), {"eps": 1e-6}, _norm),
@@ -159,24 +187,25 @@ OPS: dict[str, Op] = {
         Op("add", ("a", "b"), (), {}, _pair),
         Op("multiply", ("a", "b"), (), {}, _pair),
         Op("concat", ("x*",), (), {}, _concat),
-        Op("attention", ("q", "k", "v"), (), {**_HEADS, **_SELF}, _attention),
-        Op("memory_write", ("k", "v"), (), {"layer": int, "kv_heads": int}, _none),
-        Op("cross_attention", ("q",), (), {**_HEADS, "value_size": int, "softcap": 0.0}, _cross),
-        Op("gru_sequence", ("x",), _RNN, {"reverse": 0}, _recurrent(3, 1, True)),
-        Op("lstm_sequence", ("x",), _RNN, {"reverse": 0}, _recurrent(4, 2, True)),
-        Op("gru_cell", ("x", "h"), _RNN, {}, _recurrent(3, 1, False)),
-        Op("lstm_cell", ("x", "h", "c"), _RNN, {}, _recurrent(4, 2, False)),
+        Op("attention", ("q", "k", "v"), (), {**_HEADS, **_SELF}, _attention, "step"),
+        Op("memory_write", ("k", "v"), (), {"layer": int, "kv_heads": int}, _none, "step"),
+        Op("cross_attention", ("q",), (), {**_HEADS, "value_size": int, "softcap": 0.0}, _cross, "step"),
+        Op("gru_sequence", ("x",), _RNN, {"reverse": 0}, _recurrent(3, 1, True), "step"),
+        Op("lstm_sequence", ("x",), _RNN, {"reverse": 0}, _recurrent(4, 2, True), "step"),
+        Op("gru_cell", ("x", "h"), _RNN, {}, _recurrent(3, 1, False), "batch"),
+        Op("lstm_cell", ("x", "h", "c"), _RNN, {}, _recurrent(4, 2, False), "batch"),
         Op("state_read", (), (), {"name": str, "width": int}, _state_read),
-        Op("state_write", ("x",), (), {"name": str}, _none),
-        Op("memory_rows_write", ("x",), (), {"name": str}, _none),
+        Op("state_write", ("x",), (), {"name": str}, _none, "batch"),
+        Op("memory_rows_write", ("x",), (), {"name": str}, _none, "step"),
         Op(
             "rnn_attention",
             ("query",),
             ("v?", "bias?"),
             {"keys": str, "values": str, "score": str, "keys_width": int, "values_width": int},
             _rnn_attention,
+            "batch",
         ),
-        Op("select_rows", ("x",), (), {}, _select),
-        Op("output", ("logits",), (), {}, _none),
+        Op("select_rows", ("x",), (), {}, _select, "step"),
+        Op("output", ("logits",), (), {}, _none, "out"),
     )
 }
