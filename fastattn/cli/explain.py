@@ -10,7 +10,7 @@ import numpy as np
 from fastattn.cli.console import one_line, terminal_width
 
 if TYPE_CHECKING:
-    from fastattn.api import Step
+    from fastattn.generation import Step
 
 # What the five steps compute, by whether the decoder is recurrent.
 RECURRENT = """\

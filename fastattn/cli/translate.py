@@ -16,7 +16,9 @@ from fastattn.cli.console import Progress, at_least, note
 from fastattn.errors import InputError, OptionError
 
 if TYPE_CHECKING:
-    from fastattn.api import Generation, Model
+    from fastattn.api import Model
+    from fastattn.attention_map import AttentionMap
+    from fastattn.generation import Generation
 
 DEFAULT_MODEL = "en-fr-bahdanau"
 
@@ -103,9 +105,10 @@ class Job:
 
     def _alone(self, number: int, text: str) -> Generation:
         try:
-            return self.model.generate(text, **self.options)
+            result: Generation = self.model.generate(text, **self.options)
         except InputError as error:
             raise InputError(f"line {number}: {error}") from None
+        return result
 
     def _print(self, number: int, text: str, result: Generation | None) -> None:
         if result is not None:
@@ -164,7 +167,7 @@ class Job:
             found["steps"] = explain.as_json(self.model.explain(text, **self._plain_options()))
         return found
 
-    def _attention(self, result: Generation) -> Any:
+    def _attention(self, result: Generation) -> AttentionMap:
         if result.attention is None:
             raise OptionError(f"{self.model.name} gives no attention weights")
         return result.attention
