@@ -6,6 +6,9 @@ from __future__ import annotations
 class FastattnError(ValueError):
     """Base of every error raised on purpose; the command line prints it without a traceback."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))  # names from files may hold anything
+
 
 class LoadError(FastattnError):
     """A model's files or tensors are not what they should be.

@@ -79,7 +79,7 @@ class _Plan:
         self.ignore = [re.compile(pattern) for pattern in ignore]
         self.prefix = ""
         self.settled: dict[str, str] = {}
-        names = [n for n in checkpoint.tensors if n not in checkpoint.constants]
+        names = [n for n in checkpoint.tensors if n not in checkpoint.constants and ":" not in n]
         while names and not any(self.target(n) in expected for n in names):
             longer = _common_root(names, self.prefix)
             if longer is None:

@@ -12,6 +12,16 @@ import re
 _REPEAT = re.compile(r"_\d+\Z")
 
 
+def module_path(node_name: str) -> str:
+    """`/layers.0/fc/MatMul` -> `layers.0.fc`; children of a Sequential repeat its name: `/net/net.0/Gemm`, `net.0`."""
+    parts: list[str] = []
+    for part in node_name.split("/")[1:-1]:
+        if parts and part.startswith(parts[-1] + "."):
+            parts.pop()
+        parts.append(part)
+    return ".".join(parts)
+
+
 def base(path: str) -> str:
     """The path without the numbers of repeated calls."""
     return ".".join(_REPEAT.sub("", part) for part in path.split("."))

@@ -72,7 +72,7 @@ def module_of(node: Node) -> Module | None:
         cls = classes[-2] if len(classes) == len(scopes) and len(classes) > 1 else ""
         return Module(path, cls, True)
     if node.name.startswith("/"):
-        return Module(".".join(node.name.split("/")[1:-1]), "", False)
+        return Module(callpaths.module_path(node.name), "", False)
     return None
 
 

@@ -48,7 +48,8 @@ class Weight:
             bits: npt.NDArray[np.uint32] = array.astype(np.uint32) << np.uint32(16)
             return bits.view(np.float32)
         if array.dtype.kind == "f" and array.dtype != np.float32:
-            return array.astype(np.float32)
+            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+                return array.astype(np.float32)
         return array
 
 

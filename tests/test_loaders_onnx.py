@@ -1,0 +1,377 @@
+"""Every shape an ONNX export comes in loads, under the names and with the values of the PyTorch state_dict."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastattn.errors import LoadError
+from fastattn.loaders import Checkpoint, describe, open_checkpoint
+from fastattn.loaders.onnx_constants import Payloads
+from fastattn.loaders.onnx_format import read_onnx
+from fastattn.weights import bind_weights
+
+onnx = pytest.importorskip("onnx")
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+EXPORTS = Path(__file__).parent / "golden" / "exports"
+MANIFEST: dict[str, str] = json.loads((EXPORTS / "manifest.json").read_text())
+TIED = {
+    "model.shared.weight",
+    "model.encoder.embed_tokens.weight",
+    "model.decoder.embed_tokens.weight",
+    "lm_head.weight",
+}
+POSITIONS = {"model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight"}  # folded at a fixed length
+CALL_PATHS = {"rnn-reaching", "rnn-whole-torchscript"}  # the exporter wrote call paths, not module paths
+
+
+def state_dict(export: str) -> dict[str, np.ndarray]:
+    with np.load(EXPORTS / "states" / f"{MANIFEST[export]}.npz") as arrays:
+        return {name: arrays[name] for name in arrays.files if arrays[name].dtype.kind == "f"}
+
+
+def shapes(arrays: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in arrays.items()}
+
+
+@pytest.mark.parametrize("export", sorted(set(MANIFEST) - CALL_PATHS))
+def test_names_and_values_are_those_of_the_state_dict(export: str) -> None:
+    expected, checkpoint = state_dict(export), open_checkpoint(EXPORTS / export)
+    found = {name: checkpoint.tensors[name] for name in checkpoint.tensors if name not in checkpoint.constants}
+    assert found.keys() <= expected.keys()
+    assert expected.keys() - found.keys() - checkpoint.aliases.keys() <= TIED | POSITIONS
+    assert found.keys() & TIED if expected.keys() >= TIED else expected.keys() == found.keys()
+    for name, array in found.items():
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+    for alias, name in checkpoint.aliases.items():
+        if alias in expected:
+            np.testing.assert_array_equal(found[name], expected[alias], err_msg=alias)
+
+
+@pytest.mark.parametrize("export", sorted(MANIFEST))
+def test_every_parameter_is_bound(export: str) -> None:
+    expected = state_dict(export)
+    names = TIED if expected.keys() >= TIED else set()
+    tied = [(f"^{name}$".replace(".", r"\."), "model.shared.weight") for name in sorted(names)]
+    wanted = {name: array for name, array in expected.items() if name not in names or name == "model.shared.weight"}
+    bound = bind_weights(shapes(wanted), open_checkpoint(EXPORTS / export), tied, optional=POSITIONS)
+    assert wanted.keys() - bound.keys() <= POSITIONS
+    for name, array in bound.items():
+        assert array.dtype == np.float32 and array.flags.c_contiguous and array.flags.aligned
+        np.testing.assert_array_equal(array, wanted[name], err_msg=name)
+
+
+@pytest.mark.parametrize("export", ["marian-equal-dynamo", "marian-equal-merged", "marian-equal-torchscript"])
+def test_equal_tensors_are_found_under_every_module(export: str) -> None:
+    tensors = open_checkpoint(EXPORTS / export).tensors
+    for layer in ("model.encoder.layers.0", "model.encoder.layers.1", "model.decoder.layers.0"):
+        assert not tensors[f"{layer}.fc2.bias"].any()
+        assert not tensors[f"{layer}.final_layer_norm.bias"].any()
+        assert (tensors[f"{layer}.final_layer_norm.weight"] == 1).all()
+
+
+@pytest.mark.parametrize("export", sorted(MANIFEST))
+def test_the_reader_agrees_with_the_onnx_package(export: str) -> None:
+    for path in sorted((EXPORTS / export).glob("*.onnx")):
+        ours, theirs = read_onnx(path), onnx.load(path)
+        payloads = Payloads(ours)
+        assert [n.op for n in ours.graph.nodes] == [n.op_type for n in theirs.graph.node]
+        assert [n.inputs for n in ours.graph.nodes] == [list(n.input) for n in theirs.graph.node]
+        assert [t.name for t in ours.graph.initializers] == [t.name for t in theirs.graph.initializer]
+        for mine, other in zip(ours.graph.initializers, theirs.graph.initializer, strict=True):
+            np.testing.assert_array_equal(payloads.array(mine, mine.name), numpy_helper.to_array(other))
+
+
+def test_origins_tell_how_a_name_was_found() -> None:
+    rows = {
+        name: (shape, dtype, origin)
+        for name, shape, dtype, origin in describe(open_checkpoint(EXPORTS / "marian-optimum"))
+    }
+    shape, dtype, origin = rows["model.encoder.layers.0.fc1.weight"]
+    assert (shape, dtype) == ((32, 16), "float32")
+    assert origin.startswith("encoder_model.onnx: 'onnx::MatMul_")
+    assert "transposed" in origin and origin.endswith("consumer /layers.0/fc1/MatMul")
+    assert rows["model.shared.weight"][2] == "decoder_model.onnx: initializer 'model.shared.weight'"
+
+
+def test_configuration_comes_along() -> None:
+    checkpoint = open_checkpoint(EXPORTS / "marian-optimum")
+    assert checkpoint.path == EXPORTS / "marian-optimum"
+    assert checkpoint.config["model_type"] == "marian"
+    assert checkpoint.generation_config["decoder_start_token_id"] == 59
+
+
+def test_opening_imports_no_onnx() -> None:
+    code = "import sys; from fastattn.loaders import open_checkpoint as o; o(sys.argv[1]); print('onnx' in sys.modules)"
+    path = EXPORTS / "marian-optimum"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+# -- choosing files ---------------------------------------------------------------------------------------------------
+
+
+def test_the_merged_decoder_is_enough(tmp_path: Path) -> None:
+    shutil.copytree(EXPORTS / "marian-optimum-merged", tmp_path / "m")
+    shutil.copy(EXPORTS / "marian-equal-torchscript" / "model.onnx", tmp_path / "m" / "decoder_model.onnx")  # not read
+    open_checkpoint(tmp_path / "m")
+
+
+def test_files_in_an_onnx_subfolder(tmp_path: Path) -> None:
+    source = EXPORTS / "marian-optimum"
+    shutil.copytree(source, tmp_path / "onnx")
+    shutil.copy(source / "config.json", tmp_path)
+    assert open_checkpoint(tmp_path).config["model_type"] == "marian"
+
+
+def test_one_file_is_a_model(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(EXPORTS / "assorted-dynamo" / "model.onnx")
+    assert checkpoint.path == EXPORTS / "assorted-dynamo" and "plain.weight" in checkpoint.tensors
+    shutil.copy(EXPORTS / "assorted-dynamo" / "model.onnx", tmp_path / "any name.onnx")
+    assert "plain.weight" in open_checkpoint(tmp_path).tensors
+
+
+@pytest.mark.parametrize("differs", [False, True])
+def test_parts_must_agree_on_a_tensor_they_share(tmp_path: Path, differs: bool) -> None:
+    for role, value in (("encoder", 1), ("decoder", 2 if differs else 1)):
+        arrays = {f"{role}.norm.weight": 0, "shared.weight": value}
+        tensors = [numpy_helper.from_array(np.full(3, v, np.float32), n) for n, v in arrays.items()]
+        save(tmp_path, [], tensors).rename(tmp_path / f"{role}_model.onnx")
+    if differs:
+        with pytest.raises(LoadError, match=r"'shared\.weight' differs from encoder_model\.onnx"):
+            open_checkpoint(tmp_path)
+    else:
+        names = ["decoder.norm.weight", "encoder.norm.weight", "shared.weight"]
+        assert sorted(open_checkpoint(tmp_path).tensors) == names
+
+
+def test_bare_encoder_and_decoder_get_their_role(tmp_path: Path) -> None:
+    for role in ("encoder", "decoder"):
+        names = ["norm.weight"] + ["lm_head.weight"] * (role == "decoder")
+        tensors = [numpy_helper.from_array(np.full(3, ord(role[0]), np.float32), n) for n in names]
+        save(tmp_path, [], tensors).rename(tmp_path / f"{role}_model.onnx")
+    tensors = open_checkpoint(tmp_path).tensors
+    assert sorted(tensors) == ["decoder.norm.weight", "encoder.norm.weight", "lm_head.weight"]
+    assert tensors["encoder.norm.weight"][0] == ord("e")
+
+
+def test_unclear_choice_names_the_files(tmp_path: Path) -> None:
+    for name in ("a.onnx", "b.onnx"):
+        shutil.copy(EXPORTS / "assorted-dynamo" / "model.onnx", tmp_path / name)
+    with pytest.raises(LoadError, match=r"which of a\.onnx, b\.onnx"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "holds no model"),
+        (["notes.txt"], "holds no model"),
+    ],
+)
+def test_folders_without_a_model(tmp_path: Path, files: list[str], message: str) -> None:
+    for name in files:
+        (tmp_path / name).write_text("x")
+    with pytest.raises(LoadError, match=message):
+        open_checkpoint(tmp_path)
+    with pytest.raises(LoadError, match="no such file"):
+        open_checkpoint(tmp_path / "absent")
+    if files:
+        with pytest.raises(LoadError, match="not a model file"):
+            open_checkpoint(tmp_path / files[0])
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "[" * 100_000, "\xff"])
+def test_bad_configuration_is_named(tmp_path: Path, text: str) -> None:
+    shutil.copy(EXPORTS / "assorted-dynamo" / "model.onnx", tmp_path / "model.onnx")
+    (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(LoadError, match=r"config\.json"):
+        open_checkpoint(tmp_path)
+
+
+# -- tensors ----------------------------------------------------------------------------------------------------------
+
+
+def save(tmp_path: Path, nodes: list, tensors: list, external: str = "", **options: object) -> Path:
+    graph = helper.make_graph(nodes, "g", [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], tensors)
+    path = tmp_path / "model.onnx"
+    onnx.save(
+        helper.make_model(graph), path, save_as_external_data=bool(external), location=external or None, **options
+    )
+    return path
+
+
+def linear(weight: str = "onnx::MatMul_1", name: str = "/fc/MatMul") -> object:
+    return helper.make_node("MatMul", ["x", weight], ["y"], name)
+
+
+VALUES = np.array([[1.5, -2.0, 0.25], [3.0, 0.0, -0.5]])
+
+
+@pytest.mark.parametrize("raw", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "label"),
+    [
+        (TensorProto.FLOAT, "float32"),
+        (TensorProto.FLOAT16, "float16"),
+        (TensorProto.BFLOAT16, "bfloat16"),
+        (TensorProto.DOUBLE, "float64"),
+    ],
+)
+def test_floating_types_become_float32(tmp_path: Path, kind: int, label: str, raw: bool) -> None:
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    array = VALUES.T.astype(dtype)
+    tensor = helper.make_tensor("onnx::MatMul_1", kind, array.shape, array.tobytes() if raw else array.ravel(), raw)
+    checkpoint = open_checkpoint(save(tmp_path, [linear()], [tensor]))
+    assert checkpoint.tensors["fc.weight"].dtype == np.float32
+    np.testing.assert_array_equal(checkpoint.tensors["fc.weight"], VALUES)
+    assert describe(checkpoint)[0][2] == label
+
+
+@pytest.mark.parametrize("raw", [True, False])
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "int64", "uint32", "uint64", "bool"])
+def test_integers_are_kept(tmp_path: Path, dtype: str, raw: bool) -> None:
+    array = np.array([0, 1, 100, 127]).astype(dtype)
+    array = -array if dtype.startswith("int") else array
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    tensor = helper.make_tensor("m.ids", kind, array.shape, array.tobytes() if raw else array, raw)
+    found = open_checkpoint(save(tmp_path, [], [tensor])).tensors["m.ids"]
+    assert found.dtype == array.dtype
+    np.testing.assert_array_equal(found, array)
+
+
+def test_weights_in_constant_nodes(tmp_path: Path) -> None:
+    """Both as parameters by name and as anonymous ones named by their consumer."""
+    model = onnx.load(EXPORTS / "assorted-torchscript" / "model.onnx")
+    constants = [helper.make_node("Constant", [], [t.name], value=t) for t in model.graph.initializer]
+    nodes = constants + list(model.graph.node)
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, tmp_path / "model.onnx")
+    expected = state_dict("assorted-torchscript")
+    bound = bind_weights(shapes(expected), open_checkpoint(tmp_path))
+    for name, array in expected.items():
+        np.testing.assert_array_equal(bound[name], array, err_msg=name)
+
+
+def test_a_product_with_a_factor_keeps_its_onnx_name(tmp_path: Path) -> None:
+    """alpha·x·W: the constant is not the parameter, so calling it that would be wrong."""
+    node = helper.make_node("Gemm", ["x", "onnx::Gemm_1"], ["y"], "/fc/Gemm", alpha=0.5)
+    path = save(tmp_path, [node], [numpy_helper.from_array(VALUES.astype(np.float32), "onnx::Gemm_1")])
+    checkpoint = open_checkpoint(path)
+    assert list(checkpoint.tensors) == ["onnx::Gemm_1"]
+    with pytest.raises(
+        LoadError, match=r"fc\.weight \[2, 3\] \(nearest: onnx::Gemm_1 \[2, 3\]\).*unexpected: onnx::Gemm_1"
+    ):
+        bind_weights({"fc.weight": (2, 3)}, checkpoint)
+
+
+def test_two_anonymous_weights_of_one_module_are_not_guessed(tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["x", f"onnx::MatMul_{i}"], [f"y{i}"], "/fc/MatMul") for i in (1, 2)]
+    arrays = [numpy_helper.from_array(np.full((2, 3), i, np.float32), f"onnx::MatMul_{i}") for i in (1, 2)]
+    assert sorted(open_checkpoint(save(tmp_path, nodes, arrays)).tensors) == ["onnx::MatMul_1", "onnx::MatMul_2"]
+
+
+def test_a_bias_names_a_weight_without_a_path(tmp_path: Path) -> None:
+    """Exporters before PyTorch 1.13 wrote no paths."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "17"], ["h"], "MatMul_3"),
+        helper.make_node("Add", ["m.fc.bias", "h"], ["y"], "Add_4"),
+    ]
+    arrays = [numpy_helper.from_array(VALUES.astype(np.float32), "17")]
+    arrays.append(numpy_helper.from_array(np.ones(3, np.float32), "m.fc.bias"))
+    checkpoint = open_checkpoint(save(tmp_path, nodes, arrays))
+    np.testing.assert_array_equal(checkpoint.tensors["m.fc.weight"], VALUES.T)
+
+
+def gru(tmp_path: Path, op: str = "GRU", hidden: int = 2, bad: str = "", **attributes: object) -> Path:
+    gates = {"GRU": 3, "LSTM": 4}[op]
+    dims = {"W": (1, gates * hidden, 5), "R": (1, gates * hidden, hidden), "B": (1, 2 * gates * hidden)}
+    if bad:
+        dims[bad] = (*dims[bad][:-1], dims[bad][-1] + 1)
+    arrays = [numpy_helper.from_array(np.zeros(d, np.float32), f"onnx::{op}_{n}") for n, d in dims.items()]
+    inputs = ["x", *(a.name for a in arrays)]
+    if op == "LSTM" and attributes.pop("peepholes", False):
+        inputs += ["", "", "", "x"]
+    node = helper.make_node(op, inputs, ["y"], f"/rnn/{op}", hidden_size=hidden, **attributes)
+    return save(tmp_path, [node], arrays)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "linear_before_reset"),
+        ({"linear_before_reset": 1, "clip": 2.0}, "clipped"),
+        ({"linear_before_reset": 1, "activations": ["Sigmoid", "Relu"]}, "activations"),
+        ({"linear_before_reset": 1, "direction": "bidirectional"}, "bidirectional"),
+        ({"linear_before_reset": 1, "bad": "R"}, "shapes"),
+        ({"linear_before_reset": 1, "bad": "B"}, "shapes"),
+        ({"op": "LSTM", "peepholes": True}, "peepholes"),
+        ({"op": "LSTM", "input_forget": 1}, "coupled"),
+    ],
+)
+def test_cells_pytorch_does_not_have_are_refused(tmp_path: Path, options: dict, message: str) -> None:
+    with pytest.raises(LoadError, match=message):
+        open_checkpoint(gru(tmp_path, **options))
+
+
+def test_a_backward_only_cell(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(gru(tmp_path, linear_before_reset=1, direction="reverse"))
+    assert "rnn.weight_ih_l0_reverse" in checkpoint.tensors
+
+
+# -- laziness ---------------------------------------------------------------------------------------------------------
+
+
+def mapped(array: np.ndarray) -> bool:
+    """Whether the array's memory is a mapped file."""
+    base: object = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return isinstance(base, memoryview) and isinstance(base.obj, mmap.mmap)
+
+
+@pytest.mark.parametrize("external", ["", "model.onnx_data", "model.onnx.data"])
+def test_tensors_are_views_of_the_file(tmp_path: Path, external: str) -> None:
+    weight = np.arange(4096, dtype=np.float32).reshape(64, 64)
+    path = save(
+        tmp_path, [linear()], [numpy_helper.from_array(weight, n) for n in ("onnx::MatMul_1", "a.weight")], external
+    )
+    checkpoint = open_checkpoint(path)
+    assert all(mapped(checkpoint.tensors[name]) for name in ("fc.weight", "a.weight"))
+    np.testing.assert_array_equal(checkpoint.tensors["fc.weight"], weight.T)
+    bound = bind_weights({"fc.weight": (64, 64), "a.weight": (64, 64)}, checkpoint)
+    assert mapped(bound["a.weight"]) or not bound["a.weight"].flags.owndata or not external
+    assert not bound["a.weight"].flags.writeable or not external
+
+
+def test_opening_touches_no_weights(tmp_path: Path) -> None:
+    """A sparse file of 8 GiB opens at once and takes no memory."""
+    rows = 1 << 15
+    tensor = TensorProto(name="onnx::MatMul_1", data_type=TensorProto.FLOAT, dims=[rows, 1 << 16])
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "big.data"), ("offset", "0"), ("length", str(4 * rows << 16))):
+        tensor.external_data.add(key=key, value=value)
+    with open(tmp_path / "big.data", "wb") as handle:
+        handle.truncate(4 * rows << 16)
+    before = resident()
+    checkpoint: Checkpoint = open_checkpoint(save(tmp_path, [linear()], [tensor]))
+    assert checkpoint.tensors["fc.weight"].shape == (1 << 16, rows)
+    assert checkpoint.tensors["fc.weight"][7, 11] == 0
+    assert resident() - before < 64 << 20
+
+
+def resident() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) << 10
+    return 0

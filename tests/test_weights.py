@@ -1,0 +1,122 @@
+"""bind_weights: every parameter its tensor, or one line that says all that is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastattn.errors import FastattnError, LoadError
+from fastattn.loaders import Checkpoint
+from fastattn.weights import bind_weights
+
+
+def checkpoint(tensors: dict[str, np.ndarray], **fields: object) -> Checkpoint:
+    return Checkpoint(Path("model"), {}, {}, tensors, {}, **fields)
+
+
+def ones(*shape: int, value: float = 1.0) -> np.ndarray:
+    return np.full(shape, value, np.float32)
+
+
+def test_all_faults_in_one_line() -> None:
+    tensors = {"a.weight": ones(2, 3), "b.wieght": ones(4), "c.weight": ones(5), "position_ids": np.arange(3)}
+    expected = {"a.weight": (3, 2), "b.weight": (4,), "c.weight": (5,), "d.bias": (7,)}
+    with pytest.raises(LoadError) as caught:
+        bind_weights(expected, checkpoint(tensors))
+    error, message = caught.value, str(caught.value)
+    assert isinstance(error, FastattnError) and isinstance(error, ValueError)
+    assert "\n" not in message and message.startswith("model: ")
+    assert (error.missing, error.misshapen, error.unexpected) == (("b.weight", "d.bias"), ("a.weight",), ("b.wieght",))
+    assert "2 missing: b.weight [4] (nearest: b.wieght [4]), d.bias [7]" in message
+    assert "1 misshapen: a.weight is [2, 3], expected [3, 2]" in message
+    assert "1 unexpected: b.wieght [4]" in message
+
+
+def test_the_only_tensor_of_a_shape_is_a_candidate() -> None:
+    with pytest.raises(LoadError, match=r"decoder\.W\.weight \[2, 9\] \(nearest: onnx::MatMul_7 \[9, 2\]\)"):
+        bind_weights({"decoder.W.weight": (2, 9)}, checkpoint({"onnx::MatMul_7": ones(9, 2), "val_3": ones(4)}))
+
+
+def test_long_lists_are_cut_but_kept_in_the_error() -> None:
+    expected = {f"layer.{i}.weight": (1,) for i in range(100)}
+    with pytest.raises(LoadError, match=r"100 missing: .* and 88 more") as caught:
+        bind_weights(expected, checkpoint({}))
+    assert len(caught.value.missing) == 100
+
+
+def test_renaming_and_tied_tensors() -> None:
+    rename = [(r"^lm_head\.weight$", "shared.weight"), (r"embed_tokens", "shared"), (r"^encoder\.shared", "shared")]
+    tensors = {"encoder.embed_tokens.weight": ones(3, 2), "lm_head.weight": ones(3, 2)}
+    assert (bind_weights({"shared.weight": (3, 2)}, checkpoint(tensors), rename)["shared.weight"] == 1).all()
+    tensors["lm_head.weight"] = ones(3, 2, value=2)
+    with pytest.raises(
+        LoadError, match=r"shared\.weight has different values in encoder\.embed_tokens\.weight and lm_head"
+    ):
+        bind_weights({"shared.weight": (3, 2)}, checkpoint(tensors), rename)
+
+
+def test_optional_and_ignored() -> None:
+    tensors = {"w": ones(2), "mask": ones(4, 4), "extra.bias": ones(3)}
+    bound = bind_weights({"w": (2,), "b": (2,)}, checkpoint(tensors), optional={"b"}, ignore=[r"^mask$", r"^extra\."])
+    assert list(bound) == ["w"]
+    bound = bind_weights({"w": (2,)}, checkpoint(tensors, constants=frozenset({"mask"})), ignore=["extra"])
+    assert list(bound) == ["w"]
+
+
+def test_integers_are_no_parameters() -> None:
+    with pytest.raises(LoadError, match="w in w holds no floating-point values"):
+        bind_weights({"w": (3,)}, checkpoint({"w": np.arange(3)}))
+
+
+def test_aliases_fill_in() -> None:
+    tensors = {"shared.weight": ones(3, 2)}
+    found = bind_weights(
+        {"shared.weight": (3, 2), "lm_head.weight": (3, 2)},
+        checkpoint(tensors, aliases={"lm_head.weight": "shared.weight", "other.weight": "shared.weight"}),
+    )
+    assert found.keys() == {"shared.weight", "lm_head.weight"}
+
+
+def test_the_attribute_of_a_wrapper_is_dropped() -> None:
+    tensors = {"wrapper.net.a.weight": ones(2), "wrapper.net.b.weight": ones(3), "onnx::Add_3": ones(9)}
+    found = bind_weights(
+        {"a.weight": (2,), "b.weight": (3,)}, checkpoint(tensors, constants=frozenset({"onnx::Add_3"}))
+    )
+    assert {name: array.shape for name, array in found.items()} == {"a.weight": (2,), "b.weight": (3,)}
+
+
+def test_conversion_is_float32_contiguous_and_copies_only_when_it_must() -> None:
+    stored, half = np.arange(6, dtype=np.float32).reshape(2, 3), np.arange(6, dtype=np.float16)
+    bound = bind_weights({"a": (2, 3), "b": (3, 2), "c": (6,)}, checkpoint({"a": stored, "b": stored.T, "c": half}))
+    assert np.shares_memory(bound["a"], stored)
+    assert all(array.dtype == np.float32 and array.flags.c_contiguous for array in bound.values())
+    np.testing.assert_array_equal(bound["b"], stored.T)
+    np.testing.assert_array_equal(bound["c"], half)
+
+
+# -- call paths -------------------------------------------------------------------------------------------------------
+
+
+def test_call_paths_are_settled_by_module_and_shape() -> None:
+    tensors = {"rnn.w": ones(2), "rnn_1.w": ones(3), "attention.W_q.weight": ones(4), "fc.weight": ones(5)}
+    expected = {"encoder.rnn.w": (2,), "decoder.rnn.w": (3,), "decoder.attention.W_q.weight": (4,), "fc.weight": (5,)}
+    found = bind_weights(expected, checkpoint(tensors, call_paths=dict.fromkeys(tensors, "model")))
+    assert {name: array.shape for name, array in found.items()} == expected
+
+
+def test_the_role_decides_between_modules_of_one_shape() -> None:
+    tensors = {"encoder:rnn.w": ones(2, value=1), "decoder:rnn.w": ones(2, value=2)}
+    roles = {"encoder:rnn.w": "encoder", "decoder:rnn.w": "decoder"}
+    found = bind_weights({"encoder.rnn.w": (2,), "decoder.rnn.w": (2,)}, checkpoint(tensors, call_paths=roles))
+    assert found["encoder.rnn.w"][0] == 1 and found["decoder.rnn.w"][0] == 2
+
+
+def test_a_choice_is_never_guessed() -> None:
+    tensors = {"rnn.w": ones(2, value=1), "rnn_1.w": ones(2, value=2)}
+    with pytest.raises(LoadError, match=r"2 missing: decoder\.rnn\.w"):
+        bind_weights(
+            {"encoder.rnn.w": (2,), "decoder.rnn.w": (2,)},
+            checkpoint(tensors, call_paths=dict.fromkeys(tensors, "model")),
+        )
