@@ -1,4 +1,4 @@
-"""How a native call and its NumPy counterpart are compared: in turns, so that the machine's other work falls on both."""
+"""How a native call and its NumPy counterpart are compared: in turns, so that other work falls on both."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Work = Callable[[], Any]
 class Case:
     """One thing that both do.
 
-    truth: the same in float64, where there is one. flops, nbytes: what it must at least compute, and read or write; 0 where
-    that says nothing.
+    truth: the same in float64, where there is one. flops, nbytes: what it must at least compute, and read or write;
+    0 where that says nothing.
     """
 
     name: str

@@ -27,6 +27,10 @@ FOLDER = Path(__file__).parent
 DOCS = FOLDER.parent / "docs"
 Result = dict[str, Any]
 Key = tuple[str, int]  # instruction set, threads
+LEGEND = """Speed: GFLOP/s and GB/s that the op must at least
+compute and move, and the share of the limits above; what stays in a cache may pass that of the memory. Error: largest
+absolute difference from the same in float64, native / NumPy. Memory: by how much one call raises the process at its
+highest, result included, native / NumPy. The last columns are ratios, by instruction set and threads."""
 
 
 def main() -> None:
@@ -132,10 +136,7 @@ def _details(data: dict[str, Any], keys: list[Key]) -> Iterator[str]:
     limits = next(r for r in data["roofline"] if (r["isa"], r["threads"]) == (best, threads))
     yield "## Every shape"
     yield ""
-    yield f"Time, speed, error and memory: {best}, {threads} thread{'s' * (threads > 1)}. Speed: GFLOP/s and GB/s that the"
-    yield "op must at least compute and move, and the share of the limits above; what stays in a cache may pass that of the"
-    yield "memory. Error: largest absolute difference from the same in float64, native / NumPy. Memory: by how much one call"
-    yield "raises the process at its highest, result included, native / NumPy. The last columns are ratios."
+    yield f"Time, speed, error and memory: {best}, {threads} thread{'s' * (threads > 1)}. {LEGEND}"
     others = [f"{isa} {n}" for isa, n in keys]
     for op, shapes in _by_op(data["results"]).items():
         yield ""
