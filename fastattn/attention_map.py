@@ -6,6 +6,7 @@ import html
 import os
 import shutil
 import sys
+import textwrap
 import unicodedata
 import warnings
 from collections.abc import Sequence
@@ -210,11 +211,16 @@ class AttentionMap:
         figure = Figure(figsize=(wide + left + 0.9, high + above + 0.3), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        _draw(axes, weights, rows, columns, cell, numbers)
-        axes.set_xlabel("decoder tokens so far" if kind == "self" else "source tokens", labelpad=8)
-        axes.set_ylabel("source tokens" if kind == "encoder" else "target tokens", labelpad=8)
+        if weights.size:
+            _draw(axes, weights, rows, columns, cell, numbers)
+            axes.set_xlabel("decoder tokens so far" if kind == "self" else "source tokens", labelpad=8)
+            axes.set_ylabel("source tokens" if kind == "encoder" else "target tokens", labelpad=8)
+        else:  # the model ended at once
+            axes.set_axis_off()
+            axes.text(0.5, 0.5, "no tokens", ha="center", va="center")
         if title:
-            axes.set_title(title, parse_math=False, pad=10)
+            across = max(24, round((wide + left) * 11))  # characters that fit above the picture
+            axes.set_title(textwrap.fill(_shown(title, longest=None), across), parse_math=False, pad=10)
         if file is not None:
             _save(figure, Path(file), dpi)
         return figure
@@ -249,11 +255,11 @@ def _has_colour() -> bool:
     return not plain and sys.stdout is not None and sys.stdout.isatty()
 
 
-def _shown(token: str) -> str:
+def _shown(token: str, longest: int | None = LONGEST_LABEL) -> str:
     """A token as one printable label: control characters escaped, blanks made visible, long ones cut."""
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in token)
     text = text if text.strip() else "␣" * max(len(text), 1)
-    while text_width(text) > LONGEST_LABEL:
+    while longest is not None and text_width(text) > longest:
         text = text.removesuffix("…")[:-1] + "…"
     return text
 
@@ -358,7 +364,7 @@ def _draw(
     if cell >= 0.4 if numbers is None else numbers:
         for (t, s), weight in np.ndenumerate(weights):
             if weight >= 0.005:
-                ink = "white" if weight > 0.6 * top else "#333333"
+                ink = "white" if weight > 0.52 * top else "#333333"
                 axes.text(s, t, f"{weight:.2f}", ha="center", va="center", fontsize=size * 0.75, color=ink)
     wide = len(columns) * cell
     bar = axes.inset_axes((1 + 0.15 / wide, 0.0, 0.14 / wide, 1.0))

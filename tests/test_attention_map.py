@@ -120,6 +120,16 @@ def test_a_decoder_only_model_shows_its_self_attention() -> None:
     assert "<table" in attention._repr_html_()
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_output_without_tokens_shows_nothing_and_fails_nowhere(tmp_path: Path) -> None:
+    attention = AttentionMap(cross=np.zeros((1, 2, 0, 3), np.float32), source_tokens=["a", "b", "c"])
+    assert attention.alignment() == [] and attention.table() == ""
+    assert attention.heatmap(width=80, colour=False).startswith("  a   b   c")
+    assert "<table" in attention._repr_html_()
+    pytest.importorskip("matplotlib")
+    assert attention.plot(tmp_path / "empty.png").axes[0].texts[0].get_text() == "no tokens"
+
+
 def test_the_table_lists_the_most_attended_first() -> None:
     attention = single(["a", "b", "c"], ["x", "yy"], [0.2, 0.7, 0.1, 1.0, 0.0, 0.0])
     assert attention.table() == str(attention) == "x   b 0.70  a 0.20  c 0.10\nyy  a 1.00"
