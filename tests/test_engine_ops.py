@@ -2,7 +2,8 @@
 
 An op's inputs come from embeddings (exact), its results leave as taps. Bounds: with eps = 2^-23, a float32 sum of k
 products errs at most k · eps · sum |a b|, whatever its order, and an elementary function a few eps of its result;
-`bound` of a case says how its op carries that on. A case is a row of CASES; a row of the op table without one fails.
+`bound` of a case says how its op carries that on. Worst cases are far off, so an op may also err at most twice what
+NumPy errs in float32, plus a few roundings. A case is a row of CASES; a row of the op table without one fails.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from fastattn.ops.table import ACTIVATIONS, OPS
 from fastattn.runtime import Select
 
 EPS = float(np.finfo(np.float32).eps)
+ROUNDINGS = 4
 ELEMENTARY = 8 * EPS  # relative error of exp, tanh, erf, division and the roundings around them
 SIZES = (1, 3, 15, 16, 17, 31, 32, 33, 100)  # around every vector and panel width
 BATCHES = ([1], [1, 17, 3], [33, 2])
@@ -357,22 +359,26 @@ def test_native_op_is_within_its_bound(op: str, name: str) -> None:
         for counts in (*BATCHES, *([MANY] if size in (17, 100) else [])):
             toy = build(case, size, seed=size)
             truth = run(Backend("reference"), toy, counts)
+            numpy32 = run(Backend("reference", dtype=np.float32), toy, counts)
             exact_weights = {key: value.astype(np.float64) for key, value in toy.weights.items()}
             for backend in NATIVE:
                 with backend.active():
                     found = run(backend, toy, counts)
-                for step, (expected, got) in enumerate(zip(truth, found, strict=True)):
-                    where = f"{backend.name}, size {size}, batch {counts}, step {step}"
-                    assert set(expected) == set(got), where
-                    limit = (
-                        case.bound(expected, exact_weights) if any(key.startswith("out") for key in expected) else 0.0
+                for step, taps in enumerate(zip(truth, numpy32, found, strict=True)):
+                    assert_within(
+                        case, exact_weights, *taps, f"{backend.name}, size {size}, batch {counts}, step {step}"
                     )
-                    for key, value in expected.items():
-                        assert got[key].dtype == np.float32 and got[key].shape == value.shape, f"{where}: {key}"
-                        error = peak(got[key] - value)
-                        assert error <= (0.0 if key.startswith("in") else limit), (
-                            f"{where}: {key} errs {error:.3g} of {limit:.3g}"
-                        )
+
+
+def assert_within(case: Case, weights: Truth, truth: Truth, numpy32: Truth, found: Truth, where: str) -> None:
+    assert set(truth) == set(found), where
+    outs = [key for key in truth if key.startswith(("out", "scores"))]
+    floor = ROUNDINGS * EPS * max([1.0, *map(peak, truth.values()), *map(peak, weights.values())])
+    for key, value in truth.items():
+        assert found[key].dtype == np.float32 and found[key].shape == value.shape, f"{where}: {key}"
+        limit = min(case.bound(truth, weights), 2 * peak(numpy32[key] - value) + floor) if key in outs else 0.0
+        error = peak(found[key] - value)
+        assert error <= limit, f"{where}: {key} errs {error:.3g} of {limit:.3g}"
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7])

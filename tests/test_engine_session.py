@@ -117,6 +117,21 @@ def test_cached_equals_uncached(backend: Backend, toys: dict[str, Toy], name: st
 
 
 @pytest.mark.parametrize("name", CACHING)
+def test_long_sequences_cross_the_blocks_of_the_softmax(backend: Backend, toys: dict[str, Toy], name: str) -> None:
+    """Keys are summed up in blocks of 128: neither the cuts nor the neighbours may move their borders."""
+    toy, rng = toys[name], np.random.default_rng(12)
+    sources, tokens = [ids(rng, 130), ids(rng, 257)], [ids(rng, 290), ids(rng, 290)]
+    whole = fresh(backend, toy, sources).step(tokens, LOGITS, all_rows=True).logits.reshape(2, 290, VOCABULARY)
+    alone = fresh(backend, toy, sources[1:]).step(tokens[1:], LOGITS, all_rows=True).logits
+    backend.assert_same(alone, whole[1], "alone")
+    session, at = fresh(backend, toy, sources), 0
+    for cut in (127, 1, 1, 126, 1, 1, 33):
+        part = session.step([t[at : at + cut] for t in tokens], LOGITS, all_rows=True).logits
+        backend.assert_same(part.reshape(2, cut, VOCABULARY), whole[:, at : at + cut], f"tokens from {at}")
+        at += cut
+
+
+@pytest.mark.parametrize("name", CACHING)
 def test_sequences_of_different_ages_step_together(backend: Backend, toys: dict[str, Toy], name: str) -> None:
     toy, rng = toys[name], np.random.default_rng(3)
     sources, tokens = [ids(rng, 6) for _ in range(3)], [ids(rng, n) for n in (20, 9, 35)]
@@ -258,8 +273,8 @@ def test_equal_scores_go_to_the_lower_id(backend: Backend) -> None:
         (lambda s: s.step(np.array([1, -1, 2], np.int32)), "token id -1 is outside the vocabulary of 37"),
         (lambda s: s.step(np.array([1, 2], np.int32)), "one token array per sequence: got 2 for a batch of 3"),
         (lambda s: s.step([np.ones(1, np.int32)] * 4), "one token array per sequence: got 4 for a batch of 3"),
-        (lambda s: s.step([np.ones(2, np.int32), np.ones(70, np.int32), np.ones(1, np.int32)]),
-         f"position 74 is past the table of {POSITIONS} positions"),
+        (lambda s: s.step([np.ones(2, np.int32), np.ones(300, np.int32), np.ones(1, np.int32)]),
+         f"position 304 is past the table of {POSITIONS} positions"),
         (lambda s: s.step([np.ones(1, np.int32), np.ones(0, np.int32), np.ones(1, np.int32)]), "sequence 1"),
         (lambda s: s.reorder(np.array([0, 5], np.int32)), r"parents\[1\] = 5 is outside the batch of 3"),
         (lambda s: s.reorder(np.array([-1], np.int32)), r"parents\[0\] = -1 is outside the batch of 3"),
@@ -320,15 +335,11 @@ def test_threads_do_not_change_results(toys: dict[str, Toy], name: str) -> None:
 def test_native_errs_at_most_twice_what_numpy_errs(backend: Backend, toys: dict[str, Toy], name: str) -> None:
     """DESIGN section 5: against float64, plus a floor of a few roundings of the largest logit."""
     native_only(backend)
-    from fastattn.reference import ReferenceSession
-
     toy, rng = toys[name], np.random.default_rng(10)
     sources, history = [ids(rng, n) for n in (31, 5, 16)], [ids(rng, 20) for _ in range(3)]
     logits = {"native": feed(fresh(backend, toy, sources), toy, history)}
     for dtype in (np.float32, np.float64):
-        session = ReferenceSession(toy.graphs, toy.weights, dtype)
-        begin(session, toy, sources)
-        logits[dtype.__name__] = feed(session, toy, history)
+        logits[dtype.__name__] = feed(fresh(Backend("reference", dtype=dtype), toy, sources), toy, history)
     truth = logits["float64"]
     error = {key: np.abs(value - truth).max() for key, value in logits.items()}
     assert error["native"] <= 2 * error["float32"] + 4 * np.finfo(np.float32).eps * np.abs(truth).max()

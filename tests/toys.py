@@ -18,7 +18,7 @@ from fastattn.runtime import AttentionRecord, NativeSession, StepResult
 
 Graphs = Mapping[str, g.Graph]
 Weights = dict[str, np.ndarray]
-VOCABULARY, POSITIONS = 37, 64
+VOCABULARY, POSITIONS = 37, 300
 
 
 @dataclass
@@ -227,6 +227,7 @@ class Backend:
     name: str
     isa: str = ""
     threads: int = 1
+    dtype: Any = np.float64  # of the reference
 
     @property
     def exact(self) -> bool:
@@ -234,7 +235,7 @@ class Backend:
 
     def session(self, toy: Toy) -> Any:
         if not self.exact:
-            return ReferenceSession(toy.graphs, toy.weights, np.float64, result=StepResult, record=AttentionRecord)
+            return ReferenceSession(toy.graphs, toy.weights, self.dtype, result=StepResult, record=AttentionRecord)
         return NativeSession(toy.graphs, toy.weights, num_threads=self.threads)
 
     def active(self) -> AbstractContextManager[Any]:
