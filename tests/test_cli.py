@@ -185,6 +185,13 @@ def test_attention_follows_the_translation(model: FakeModel, capsys: Captured) -
     assert model.calls[0][1] == {"return_attention": True}
 
 
+def test_one_layer_or_head_can_be_picked(model: FakeModel, capsys: Captured) -> None:
+    assert cli.main(["translate", "--attention", "--layer", "0", "--head", "-1", "I eat"]) == 0
+    assert "je     I 0.90" in capsys.readouterr().out
+    assert cli.main(["translate", "--attention", "--layer", "3", "I eat"]) == 2
+    assert capsys.readouterr().err == "fastattn: error: layer 3: cross attention has 1, counted from 0\n"
+
+
 def test_plots_are_numbered_from_the_second_on(model: FakeModel, tmp_path: Path, capsys: Captured) -> None:
     pytest.importorskip("matplotlib")
     assert cli.main(["translate", "--plot", str(tmp_path / "a.svg"), "I eat", "you"]) == 0

@@ -55,7 +55,7 @@ def as_json(steps: Sequence[Step]) -> list[dict[str, Any]]:
 
 def _block(number: int, step: Step, width: int) -> str:
     names = [one_line(token) for token in step.source_tokens]
-    scores = [f"{value:.2f}" for value in step.scores]
+    scores = [f"{round(float(value), 2) + 0.0:.2f}" for value in step.scores]  # + 0.0: no -0.00
     weights = [f"{value:.3f}" for value in step.weights]
     likeliest = "  ".join(f"{one_line(token)} {probability:.3f}" for token, probability in step.top)
     lines = [f"{number}. {one_line(step.token)}"]

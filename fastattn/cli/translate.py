@@ -48,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--early-stopping", choices=list(EARLY), help="when beam search ends (default: the model's)")
     parser.add_argument("--attention", action="store_true", help="also print what each word attended to")
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw the attention (.png, .svg, .pdf)")
+    parser.add_argument("--layer", type=int, metavar="N", help="attention of this layer, from 0 (default: mean of all)")
+    parser.add_argument("--head", type=int, metavar="N", help="attention of this head, from 0 (default: mean of all)")
     parser.add_argument("--explain", action="store_true", help="also print the five steps behind each token")
     parser.add_argument("--output-format", choices=["text", "json"], default="text", help="json: an object per line")
     parser.add_argument("--batch-size", type=at_least(1), default=16, metavar="N", help="lines at once (default: 16)")
@@ -121,7 +123,8 @@ class Job:
         else:
             self._print_text(text, result)
         if result is not None and self.arguments.plot:
-            self._attention(result).plot(self._picture(), title=f"{text.strip()}  →  {result.text}")
+            title = f"{text.strip()}  →  {result.text}"
+            self._attention(result).plot(self._picture(), title=title, **self._part())
 
     def _print_text(self, text: str, result: Generation) -> None:
         if "num_return_sequences" in self.options:
@@ -132,8 +135,8 @@ class Job:
         extra = []
         if self.arguments.attention:
             attention = self._attention(result)
-            extra.append(f"each token and what it attends to most:\n{attention}")
-            extra.append(f"attention weights, target down, source across:\n{attention.heatmap()}")
+            extra.append(f"each token and what it attends to most:\n{attention.table(**self._part())}")
+            extra.append(f"attention weights, target down, source across:\n{attention.heatmap(**self._part())}")
         if self.arguments.explain:
             steps = self.model.explain(text, **self._plain_options())
             extra.append(explain.as_text(steps, self._recurrent()))
@@ -160,12 +163,16 @@ class Job:
             found["attention"] = {
                 "source_tokens": list(attention.source_tokens),
                 "target_tokens": list(attention.target_tokens),
-                "weights": [[round(float(w), 6) for w in row] for row in attention.to_numpy(attention.kinds[0])],
-                "alignment": [aligned.position for aligned in attention.alignment()],
+                "weights": [[round(float(w), 6) for w in row] for row in attention.to_numpy(**self._part())],
+                "alignment": [aligned.position for aligned in attention.alignment(**self._part())],
             }
         if self.arguments.explain:
             found["steps"] = explain.as_json(self.model.explain(text, **self._plain_options()))
         return found
+
+    def _part(self) -> dict[str, Any]:
+        """Which part of the attention is shown: the decoder's look at the source."""
+        return {"kind": "cross", "layer": self.arguments.layer, "head": self.arguments.head}
 
     def _attention(self, result: Generation) -> AttentionMap:
         if result.attention is None:
