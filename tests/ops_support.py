@@ -85,8 +85,9 @@ def attention_bounds(
 ) -> tuple[Array, Array]:
     """Greatest errors of the context and of the weights (float64, exact). bias: the greatest finite |attn_mask|.
 
-    A score errs by d = U ((D + 3) |scale| |q|.|k| + |s|), plus 6 U softcap and 2 U |bias| if there are any. Weights e^(s - m) err
-    relatively by 2 d, the rounding of s - m, and 3 U; sums over a block by min(S, 128) U, each merge of two blocks by 8 U.
+    A score errs by d = U ((D + 3) |scale| |q|.|k| + |s|), plus 6 U softcap and 2 U |bias| if there are any. Weights
+    e^(s - m) err relatively by 2 d, the rounding of s - m, and 3 U; sums over a block by min(S, 128) U, each merge of
+    two blocks by 8 U.
     """
     group = q.shape[1] // k.shape[1]
     k, v = np.repeat(np.abs(k), group, 1), np.repeat(np.abs(v), group, 1)

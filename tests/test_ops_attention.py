@@ -1,4 +1,4 @@
-"""`ops.scaled_dot_product_attention` against float64 NumPy and the ONNX operator, and the equalities that must hold bit by bit."""
+"""`ops.scaled_dot_product_attention` against float64 NumPy, and the equalities that must hold bit by bit."""
 
 from __future__ import annotations
 
