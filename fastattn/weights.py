@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from fastattn.errors import LoadError
 from fastattn.loaders import Checkpoint, callpaths
-from fastattn.loaders.tensors import TensorMap
+from fastattn.loaders.tensors import TensorMap, equal_arrays
 
 FloatArray = npt.NDArray[np.float32]
 SHOWN = 12  # tensors spelled out per kind of fault; the error's attributes hold them all
@@ -149,7 +149,7 @@ class _Plan:
                 return f"in {source} holds no floating-point values"
         for source in found[1:]:
             first, other = self.checkpoint.tensors[found[0]], self.checkpoint.tensors[source]
-            if not np.array_equal(first, other, equal_nan=True):
+            if not equal_arrays(first, other):
                 return f"has different values in {found[0]} and {source}"
         return ""
 
