@@ -1,21 +1,53 @@
 // The register tile that every matrix product of the library is made of.
 
-// acc[r][v] += sum over 0 <= k < n of a[r][k] * B[k][v], in the order of k, each output one chain of fma.
-// B[k][v] is the vector at b[v] + k * step. All V + R operands and R * V accumulators stay in registers.
-template <int R, int V>
-INLINE void accumulate(Vf (&acc)[R][V], const float* const (&a)[R], const float* const (&b)[V], int64_t step,
-                       int64_t n) {
-  for (int64_t k = 0; k < n; ++k) {
-    Vf row[V];
+// Memory to fetch into the cache while a product is computed: the line at from + k * step in step k.
+struct Ahead {
+  const float* from;
+  int64_t step;
+};
+struct NoAhead {};
+
+template <int U, int V>
+INLINE void fetch(Ahead ahead, int64_t k) {
+  constexpr int lines = (U * V * kLanes + 15) / 16;  // as many as these steps read
 #pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) row[v] = load(b[v] + k * step);
+  for (int i = 0; i < lines; ++i) __builtin_prefetch(ahead.from + k * ahead.step + i * U * ahead.step / lines);
+}
+template <int U, int V>
+INLINE void fetch(NoAhead, int64_t) {}
+
+// U steps of the product below.
+template <int U, int R, int V>
+INLINE void accumulate_steps(Vf (&acc)[R][V], const float* const (&a)[R], const float* const (&b)[V], int64_t step,
+                             int64_t k) {
+  Vf row[U][V];
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const Vf s = set1(a[r][k]);
+  for (int u = 0; u < U; ++u)
 #pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) acc[r][v] = fma(s, row[v], acc[r][v]);
+    for (int v = 0; v < V; ++v) row[u][v] = load(b[v] + (k + u) * step);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+    for (int u = 0; u < U; ++u) {
+      const Vf s = set1(a[r][k + u]);
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) acc[r][v] = fma(s, row[u][v], acc[r][v]);
     }
+}
+
+// acc[r][v] += sum over 0 <= k < n of a[r][k] * B[k][v], in the order of k, each output one chain of fma.
+// B[k][v] is the vector at b[v] + k * step. The accumulators and operands stay in registers; two steps at a time where
+// these suffice, so that row pointers beyond the general registers are fetched half as often.
+template <int R, int V, class Fetch = NoAhead>
+INLINE void accumulate(Vf (&acc)[R][V], const float* const (&a)[R], const float* const (&b)[V], int64_t step, int64_t n,
+                       Fetch ahead = {}) {
+  constexpr int U = R * V + 2 * V + 1 < kRegisters ? 2 : 1;
+  int64_t k = 0;
+  for (; k + U <= n; k += U) {
+    fetch<U, V>(ahead, k);
+    accumulate_steps<U>(acc, a, b, step, k);
   }
+  if (U > 1 && k < n) accumulate_steps<1>(acc, a, b, step, k);
 }
 
 template <int R, int V>
@@ -26,7 +58,15 @@ INLINE void set_zero(Vf (&acc)[R][V]) {
     for (int v = 0; v < V; ++v) acc[r][v] = set1(0.0f);
 }
 
-// Writes the tile to rows of `ld` floats.
+// Reads the tile from, and writes it to, rows of `ld` floats.
+template <int R, int V>
+INLINE void load_tile(Vf (&acc)[R][V], const float* in, int ld) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) acc[r][v] = load(in + r * ld + v * kLanes);
+}
+
 template <int R, int V>
 INLINE void store_tile(const Vf (&acc)[R][V], float* out, int ld) {
 #pragma GCC unroll 16

@@ -33,8 +33,8 @@ inline bool same_bits(const float* a, const float* b, int64_t n) {
   return n == 0 || std::memcmp(a, b, static_cast<size_t>(n) * sizeof(float)) == 0;
 }
 
-// n floats whose last one is followed by a page that may not be touched. The start is aligned to 4 bytes only (or to 64,
-// for panels and pages, then their size makes up for it).
+// n floats whose last one is followed by a page that may not be touched. The start is aligned to 4 bytes only (or to
+// 64, for panels and pages, then their size makes up for it).
 class Array {
  public:
   explicit Array(int64_t n) : n_(n) {

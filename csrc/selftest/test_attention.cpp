@@ -65,8 +65,20 @@ Problem::Problem(int rows_, int64_t S_, int64_t D_, int64_t Dv_, bool padded, in
   }
   if (mask_kind < 3)
     for (auto& row : bias_rows) row = nullptr;
-  args = {rows, D, Dv, q_rows.data(), k_pages.data(), v_pages.data(), ldv, lo.data(), hi.data(), bias_rows.data(),
-          1.0f / std::sqrt(float(D)), mask_kind % 2 ? 0.0f : 3.0f, out_rows.data(), weight_rows.data()};
+  args = {rows,
+          D,
+          Dv,
+          q_rows.data(),
+          k_pages.data(),
+          v_pages.data(),
+          ldv,
+          lo.data(),
+          hi.data(),
+          bias_rows.data(),
+          1.0f / std::sqrt(float(D)),
+          mask_kind % 2 ? 0.0f : 3.0f,
+          out_rows.data(),
+          weight_rows.data()};
   for (int64_t j = 0; j < pages * kPage; ++j) {
     bool seen = false;
     for (int r = 0; r < rows; ++r) seen |= lo[size_t(r)] <= j && j < hi[size_t(r)] && !masked(r, j);
@@ -123,7 +135,8 @@ void check_row(const Problem& p, int r, const char* what) {
     const double want = std::exp(s[size_t(j)] - m) / total;
     const float got = p.weights[size_t(r)][j];
     const bool exact_zero = (j < low || j >= high || p.masked(r, j)) ? got == 0.0f : true;
-    report(exact_zero && within(got, want, relative * want + 1e-37), "%s weights row %d [%ld]: %g, want %g", what, r, long(j), got, want);
+    report(exact_zero && within(got, want, relative * want + 1e-37), "%s weights row %d [%ld]: %g, want %g", what, r,
+           long(j), got, want);
   }
 }
 
@@ -158,7 +171,8 @@ void check_partials(const Problem& p, const std::vector<float>& out, const std::
     }
     begins.push_back(blocks);
     kernels().attention_merge(&p.args, int(pointers.size()), begins.data(), pointers.data());
-    report(equal_to(p.out, out), "partial + merge, rows=%d S=%ld Dv=%ld step=%ld", p.rows, long(p.S), long(p.Dv), long(step));
+    report(equal_to(p.out, out), "partial + merge, rows=%d S=%ld Dv=%ld step=%ld", p.rows, long(p.S), long(p.Dv),
+           long(step));
     report(equal_to(p.weights, weights), "partial + merge: weights");
   }
 }
@@ -177,8 +191,8 @@ void check_rows_alone(Problem& p, const std::vector<float>& out) {
     one.weights = nullptr;
     p.out[size_t(r)].fill(kUntouched);
     kernels().attention(&one);
-    report(same_bits(p.out[size_t(r)], out.data() + r * p.Dv, p.Dv), "row %d of %d alone, S=%ld D=%ld Dv=%ld", r, p.rows,
-           long(p.S), long(p.D), long(p.Dv));
+    report(same_bits(p.out[size_t(r)], out.data() + r * p.Dv, p.Dv), "row %d of %d alone, S=%ld D=%ld Dv=%ld", r,
+           p.rows, long(p.S), long(p.D), long(p.Dv));
     restore(p.k, k);
     restore(p.v, v);
   }
@@ -215,8 +229,10 @@ void check_nan(int64_t S, int64_t at, bool others_masked) {
   p.spoil(at);
   kernels().attention(&p.args);
   for (int64_t c = 0; c < p.Dv; ++c) {
-    report(std::isnan(p.out[0][c]) && std::isnan(p.out[2][c]), "NaN reaches the output, S=%ld at=%ld", long(S), long(at));
-    report(p.out[1][c] == (others_masked || S == 1 ? 0.0f : 0.5f), "a masked NaN does not, S=%ld: %g", long(S), p.out[1][c]);
+    report(std::isnan(p.out[0][c]) && std::isnan(p.out[2][c]), "NaN reaches the output, S=%ld at=%ld", long(S),
+           long(at));
+    report(p.out[1][c] == (others_masked || S == 1 ? 0.0f : 0.5f), "a masked NaN does not, S=%ld: %g", long(S),
+           p.out[1][c]);
   }
 }
 

@@ -34,16 +34,18 @@ void check_panel(int64_t rows, int64_t K, int cols, Activation activation, int f
       }
       if (e.bias) s += bias[c], magnitude += std::fabs(bias[c]);
       double want = activate(activation, s);
-      // K products and sums of eps/2 each way; every activation's slope is below 1.2, and it errs by less than 4 eps |s|
+      // K products and sums of eps/2 each way; every activation's slope is below 1.2, and it errs by less than 4 eps
+      // |s|
       double bound = 1.2 * kEps * double(K + 1) * magnitude + 4 * kEps * (std::fabs(s) + std::fabs(want));
       if (e.residual) want += residual[i * ldy + c], bound += kEps * std::fabs(want);
-      report(within(y[i * ldy + c], want, bound), "linear rows=%ld K=%ld cols=%d act=%d form=%d: %g, want %g", long(rows),
-             long(K), cols, int(activation), form, y[i * ldy + c], want);
+      report(within(y[i * ldy + c], want, bound), "linear rows=%ld K=%ld cols=%d act=%d form=%d: %g, want %g",
+             long(rows), long(K), cols, int(activation), form, y[i * ldy + c], want);
     }
     Epilogue own = e;
     if (own.residual) own.residual += i * ldy;
     kernels().linear_panel(x + i * ldx, ldx, 1, panel, K, alone, ldy, cols, &own);
-    report(same_bits(alone, y + i * ldy, cols), "linear row %ld of %ld alone, K=%ld cols=%d", long(i), long(rows), long(K), cols);
+    report(same_bits(alone, y + i * ldy, cols), "linear row %ld of %ld alone, K=%ld cols=%d", long(i), long(rows),
+           long(K), cols);
     if (i + 1 < rows)
       for (int64_t c = cols; c < ldy; ++c) report(y[i * ldy + c] == -77.0f, "linear wrote beside its columns");
   }
@@ -52,7 +54,8 @@ void check_panel(int64_t rows, int64_t K, int cols, Activation activation, int f
 }  // namespace
 
 void test_linear() {
-  const Activation activations[] = {Activation::none, Activation::tanh, Activation::relu, Activation::gelu, Activation::silu};
+  const Activation activations[] = {Activation::none, Activation::tanh, Activation::relu, Activation::gelu,
+                                    Activation::silu};
   int variant = 0;
   for (int64_t rows : {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 25, 31})
     for (int64_t K : {0, 1, 3, 16, 33, 100})

@@ -9,7 +9,7 @@ struct Function {
   const char* name;
   Activation activation;
   double (*exact)(double);
-  double bound;       // ULP of the exact result, or, if `relative_to_x`, units of |x|
+  double bound;  // ULP of the exact result, or, if `relative_to_x`, units of |x|
   bool relative_to_x;
 };
 
@@ -81,8 +81,8 @@ void test_math(unsigned stride) {
       x.push_back(value);
       if (x.size() == kChunk) flush();
     }
-    for (float special : {0.0f, -0.0f, INFINITY, -INFINITY, NAN, 88.7228317f, 88.7228394f, 88.73f, -87.336f, -87.337f, -104.0f,
-                          1e-45f, -1e-45f, 1.0f, -1.0f, 4.0f, 3.9999998f, 10.0f, 9.0109f})
+    for (float special : {0.0f, -0.0f, INFINITY, -INFINITY, NAN, 88.7228317f, 88.7228394f, 88.73f, -87.336f, -87.337f,
+                          -104.0f, 1e-45f, -1e-45f, 1.0f, -1.0f, 4.0f, 3.9999998f, 10.0f, 9.0109f})
       x.push_back(special);
     flush();
     report(worst <= f.bound, "%s: error %.3g at x = %.9g, allowed %.3g", f.name, worst, worst_x, f.bound);

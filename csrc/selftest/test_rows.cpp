@@ -18,10 +18,12 @@ void check_softmax(const Array& x) {
   for (int64_t i = 0; i < n; ++i) total += std::exp(x[i] - m);
   const double lse = m + std::log(total);
   const float got = kernels().log_sum_exp(x, n);
-  report(within(got, n ? lse : -INFINITY, 3 * kEps * (std::fabs(lse) + 1)), "log_sum_exp n=%ld: %g, want %g", long(n), got, lse);
+  report(within(got, n ? lse : -INFINITY, 3 * kEps * (std::fabs(lse) + 1)), "log_sum_exp n=%ld: %g, want %g", long(n),
+         got, lse);
   for (int64_t i = 0; i < n; ++i) {
     // x - m is rounded (eps |x - m| / 2), exp errs by 1.5 ULP, the float sums of 1024 / lanes terms by as many halves
-    const double want = std::exp(x[i] - lse), bound = want * kEps * (std::fabs(x[i] - m) + 4 + std::min<double>(n, 256));
+    const double want = std::exp(x[i] - lse),
+                 bound = want * kEps * (std::fabs(x[i] - m) + 4 + std::min<double>(n, 256));
     report(within(y[i], want, bound + 1e-37), "softmax n=%ld [%ld]: %g, want %g", long(n), long(i), y[i], want);
     const double log_bound = kEps * (std::fabs(x[i] - m) + std::fabs(lse - m) + std::min<double>(n, 256));
     report(within(log_y[i], x[i] - lse, log_bound), "log_softmax n=%ld: %g, want %g", long(n), log_y[i], x[i] - lse);
@@ -59,9 +61,8 @@ void check_softmax_special() {
 void check_top_k(const float* x, int n, int k, const char* kind) {
   std::vector<int32_t> order(static_cast<size_t>(n)), indices(static_cast<size_t>(k));
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
-    return std::isnan(x[b]) ? !std::isnan(x[a]) : x[a] > x[b];
-  });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int32_t a, int32_t b) { return std::isnan(x[b]) ? !std::isnan(x[a]) : x[a] > x[b]; });
   Array values(k);
   kernels().top_k(x, n, k, values, indices.data());
   for (int i = 0; i < k; ++i)
@@ -97,14 +98,16 @@ void check_norms(int n) {
   double mean = 0.0, variance = 0.0, square = 0.0;
   for (int i = 0; i < n; ++i) mean += x[i] / double(n), square += double(x[i]) * x[i] / n;
   for (int i = 0; i < n; ++i) variance += (x[i] - mean) * (x[i] - mean) / n;
-  const double factor = 1.0 / std::sqrt(variance + static_cast<float>(eps)), rms = 1.0 / std::sqrt(square + static_cast<float>(eps));
+  const double factor = 1.0 / std::sqrt(variance + static_cast<float>(eps)),
+               rms = 1.0 / std::sqrt(square + static_cast<float>(eps));
   for (int form = 0; form < 4; ++form) {
     const float *w = form & 1 ? weight.data() : nullptr, *b = form & 2 ? bias.data() : nullptr;
     kernels().layer_norm_row(x, n, w, b, static_cast<float>(eps), y);
     for (int i = 0; i < n; ++i) {
       const double scale = w ? w[i] : 1.0, shift = b ? b[i] : 0.0, want = (x[i] - mean) * factor * scale + shift;
       // the mean itself is known to (n + 2) eps of the mean magnitude only
-      const double bound = kEps * ((n / 2 + 4) * factor * std::fabs(scale) + (n + 8) * std::fabs(want - shift) + 2 * std::fabs(want));
+      const double bound =
+          kEps * ((n / 2 + 4) * factor * std::fabs(scale) + (n + 8) * std::fabs(want - shift) + 2 * std::fabs(want));
       report(within(y[i], want, bound), "layer_norm n=%d form=%d [%d]: %.9g, want %.9g", n, form, i, y[i], want);
     }
     if (b) continue;

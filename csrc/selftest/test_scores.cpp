@@ -26,7 +26,8 @@ void check_scores(int S, int D) {
   }
   for (int d = 0; d < D; ++d) {
     double s = 0.0, size_of = 0.0;
-    for (int j = 0; j < S; ++j) s += double(w[j]) * keys[j * ld + d], size_of += std::fabs(double(w[j]) * keys[j * ld + d]);
+    for (int j = 0; j < S; ++j)
+      s += double(w[j]) * keys[j * ld + d], size_of += std::fabs(double(w[j]) * keys[j * ld + d]);
     report(within(context[d], s, kEps * (S + 1) * size_of), "weighted_sum S=%d D=%d: %g, want %g", S, D, context[d], s);
   }
   Array one(1);

@@ -2,6 +2,7 @@
 // opens, exactly these names; all kernels and simd/math.h are written over them and over nothing else.
 //
 //   kLanes                 float lanes of a vector, a divisor of kPage
+//   kRegisters             vector registers
 //   kAccumulators          accumulators that a register tile can hold beside its operands
 //   kTileRows              rows of the register tile of linear_panel
 //   kFused                 whether fma rounds once; where it does not, fma(a, b, c) is a * b, rounded, + c

@@ -1,6 +1,7 @@
 // The vector contract (simd/vec.h) on AVX2 with FMA: 8 lanes, 16 registers, masks are vectors of all-ones lanes.
 
 constexpr int kLanes = 8;
+constexpr int kRegisters = 16;
 constexpr int kAccumulators = 12;
 constexpr int kTileRows = 6;
 constexpr bool kFused = true;

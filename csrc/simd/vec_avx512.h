@@ -1,6 +1,7 @@
 // The vector contract (simd/vec.h) on AVX-512 f, bw, dq, vl: 16 lanes, 32 registers, mask registers.
 
 constexpr int kLanes = 16;
+constexpr int kRegisters = 32;
 constexpr int kAccumulators = 24;
 constexpr int kTileRows = 12;
 constexpr bool kFused = true;

@@ -2,6 +2,7 @@
 // multiply-add.
 
 constexpr int kLanes = 4;
+constexpr int kRegisters = 16;
 constexpr int kAccumulators = 12;
 constexpr int kTileRows = 6;
 constexpr bool kFused = false;

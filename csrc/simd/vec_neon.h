@@ -1,6 +1,7 @@
 // The vector contract (simd/vec.h) on AArch64 Advanced SIMD: 4 lanes, 32 registers, fused multiply-add.
 
 constexpr int kLanes = 4;
+constexpr int kRegisters = 32;
 constexpr int kAccumulators = 24;
 constexpr int kTileRows = 6;
 constexpr bool kFused = true;
