@@ -203,7 +203,7 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 def _nearest(name: str, shape: tuple[int, ...], spare: list[str], checkpoint: Checkpoint) -> str:
     """The unused tensors most like a missing one: by name, or the only one of its shape."""
-    close = difflib.get_close_matches(name, spare, 2, 0.6)
+    close = difflib.get_close_matches(name, [n for n in spare if len(n) < 200], 2, 0.6)
     alike = [n for n in spare if _shape_of(checkpoint, n) in (shape, shape[::-1])]
     if not close and len(alike) == 1:
         close = alike

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fastattn
 from fastattn.errors import LoadError
 from fastattn.loaders import Checkpoint, describe, open_checkpoint
 from fastattn.loaders.onnx_constants import Payloads
@@ -375,3 +376,33 @@ def resident() -> int:
         if line.startswith("RssAnon"):
             return int(line.split()[1]) << 10
     return 0
+
+
+# -- the whole way ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("export", ["marian-equal-dynamo", "rnn-whole-dynamo", "assorted-dynamo"])
+def test_dynamo_files_without_notes_on_values(tmp_path: Path, export: str) -> None:
+    """Earlier PyTorch wrote the module path of each node only."""
+    model = onnx.load(EXPORTS / export / "model.onnx")
+    for value in model.graph.value_info:
+        del value.metadata_props[:]
+    onnx.save(model, tmp_path / "model.onnx")
+    checkpoint, expected = open_checkpoint(tmp_path), state_dict(export)
+    found = checkpoint.tensors.keys() - checkpoint.constants
+    assert found <= expected.keys() <= found | TIED | POSITIONS
+    for name in found:
+        np.testing.assert_array_equal(checkpoint.tensors[name], expected[name], err_msg=name)
+
+
+@pytest.mark.parametrize("state", sorted(set(MANIFEST.values()) - {"assorted"}))
+def test_every_shape_of_a_model_computes_the_same(state: str) -> None:
+    """Through `fastattn.load`, so with the configuration and the family's own renaming."""
+    logits = {}
+    for export in (name for name, its_state in MANIFEST.items() if its_state == state):
+        model = fastattn.load(EXPORTS / export)
+        logits[export] = np.asarray(model.logits([[3, 4, 5, 1]], [[2, 7, 8]]))
+    first = next(iter(logits.values()))
+    assert np.isfinite(first).all()
+    for export, found in logits.items():
+        np.testing.assert_array_equal(found, first, err_msg=export)

@@ -22,7 +22,7 @@ FOLDED_FROM = "pkg.onnxscript.optimizer.folded_from"  # on values: what a folded
 
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)*\Z")
 _MERGED = re.compile(r"_merged_\d+\Z")  # optimum, when it joins two decoders into one file
-_MACHINE = re.compile(r"_?(val|v|t|n|tensor|const|constant|initializer|clone)_?\d+\Z", re.I)  # names without a dot
+_MACHINE = re.compile(r"\w+_\d+\Z|[a-z]\d+\Z")  # a name without a dot that an exporter made: val_12, embedding_1, t5
 _LIFTED = re.compile(r"\w*(lifted_tensor|tensor_constant)_?\d*\Z")
 _QUOTED = re.compile(r"'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\"")
 _NORM = re.compile(r"(norm|\bln)[^.]*\Z", re.I)
