@@ -46,7 +46,7 @@ REFUSED_TYPES |= {23: "float4e2m1", 24: "float8e8m0"}
 BFLOAT16 = 16
 
 
-@dataclass
+@dataclass(eq=False)
 class Source:
     """A constant as the file holds it, and what became of it."""
 
@@ -56,7 +56,7 @@ class Source:
     weight_like: bool = False  # it stands where an operator takes a parameter
 
 
-@dataclass
+@dataclass(eq=False)
 class Constant:
     """A value known without running the model."""
 
