@@ -217,3 +217,12 @@ def test_the_beam_refuses_rows_it_did_not_ask_for() -> None:
     state = BeamState([np.array([1], np.int32)], [5], [0], 2, 4, 1.0, 0)
     with pytest.raises(ValueError, match="found 2 rows, expected 1"):
         state.advance(np.zeros((2, 4), np.float32), np.zeros((2, 4), np.int32))
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_more_beams_than_words(sample: bool) -> None:
+    made = TableSession(random_table(4, 97, 3, 1.0))
+    made.start(1)
+    options = GenerationOptions(num_beams=5, num_return_sequences=5, max_new_tokens=4, vocab_size=3, do_sample=sample)
+    [found] = generate(made, [np.array([1], np.int32)], options)
+    assert len({tuple(h.token_ids) for h in found}) == 5 and all(len(h.token_ids) == 4 for h in found)
