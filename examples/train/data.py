@@ -25,17 +25,16 @@ class Batch(NamedTuple):
 
 def pad(rows: list[list[int]], value: int = PAD) -> Tensor:
     width = max(map(len, rows))
-    return torch.tensor([row + [value] * (width - len(row)) for row in rows])
+    return torch.from_numpy(np.array([row + [value] * (width - len(row)) for row in rows]))
 
 
 def collate(examples: list[tuple[list[int], list[int], list[list[tuple[int, float]]]]]) -> Batch:
     sources, targets, rows = zip(*examples, strict=True)
     input_ids = pad(list(sources))
+    cells = [(b, t, s, weight) for b, sentence in enumerate(rows) for t, row in enumerate(sentence) for s, weight in row]
+    where = np.array(cells)
     alignment = np.zeros((len(examples), max(map(len, targets)), input_ids.shape[1]), np.float32)
-    for b, sentence in enumerate(rows):
-        for t, row in enumerate(sentence):
-            for s, weight in row:
-                alignment[b, t, s] = weight
+    alignment[tuple(where[:, :3].astype(np.int64).T)] = where[:, 3]
     mask = pad([[1] * len(source) for source in sources], 0)
     return Batch(input_ids, mask, pad([[PAD, *target[:-1]] for target in targets]), pad(list(targets), -100),
                  torch.from_numpy(alignment))

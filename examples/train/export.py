@@ -1,7 +1,8 @@
 """ONNX files of a trained translator, by either of PyTorch's exporters, and the other files of its folder.
 
 A recurrent model becomes two files: `encoder_model.onnx` (the source once) and `decoder_model.onnx` (ONE step). Each weight is
-stored in one of them only. The Transformer becomes one `model.onnx`, the teacher-forced forward pass, with its embedding
+stored in one of them only. (The dynamo exporter unrolls an RNN: its encoder file is fixed at SOURCE_LENGTH words, without
+padding.) The Transformer becomes one `model.onnx`, the teacher-forced forward pass, with its embedding
 stored once. Both are checked: onnxruntime has to find the ids that PyTorch finds.
 """
 
@@ -24,10 +25,11 @@ from .rnn import RnnAttention
 from .tokenizer import EOS, PAD
 
 MAX_NEW_TOKENS = 64
+SOURCE_LENGTH = 7  # of the encoder file the dynamo exporter writes for a recurrent model
 
 
 class EncoderStep(nn.Module):
-    """input_ids, attention_mask -> last_hidden_state, hidden (, cell)"""
+    """input_ids (, attention_mask) -> last_hidden_state, hidden (, cell)"""
 
     def __init__(self, model: RnnAttention) -> None:
         super().__init__()
@@ -37,7 +39,7 @@ class EncoderStep(nn.Module):
 
     encode, bridged = RnnAttention.encode, RnnAttention.bridged
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, ...]:
         memory, hidden, cell = self.encode(input_ids, attention_mask)
         return (memory, hidden) if cell is None else (memory, hidden, cell)
 
@@ -58,15 +60,17 @@ class DecoderStep(nn.Module):
 
 
 class TeacherForced(nn.Module):
-    """input_ids, attention_mask, decoder_input_ids -> logits"""
+    """input_ids, attention_mask, decoder_input_ids -> logits; the parts of MarianMTModel under their own names"""
 
     def __init__(self, model: Marian) -> None:
         super().__init__()
-        self.marian = model.marian
+        self.model, self.lm_head = model.marian.model, model.marian.lm_head
+        self.final_logits_bias = model.marian.final_logits_bias
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
-        return self.marian(input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=decoder_input_ids,
-                           use_cache=False).logits
+        out = self.model(input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=decoder_input_ids,
+                         use_cache=False)
+        return self.lm_head(out.last_hidden_state) + self.final_logits_bias
 
 
 def to_onnx(model: nn.Module, path: Path, inputs: dict[str, Tensor], outputs: dict[str, dict[int, str]],
@@ -75,10 +79,9 @@ def to_onnx(model: nn.Module, path: Path, inputs: dict[str, Tensor], outputs: di
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if exporter == "dynamo":
-            shapes = {name: {axis: torch.export.Dim(label) for axis, label in axes[name].items()} for name in inputs}
-            program = torch.onnx.export(model, tuple(inputs.values()), input_names=list(inputs), dynamo=True,
-                                        output_names=list(outputs), dynamic_shapes=shapes, external_data=False)
-            program.save(str(path), external_data=False)
+            shapes = tuple({axis: torch.export.Dim.DYNAMIC for axis in axes[name]} for name in inputs)
+            torch.onnx.export(model, tuple(inputs.values()), str(path), input_names=list(inputs), dynamo=True,
+                              output_names=list(outputs), dynamic_shapes=shapes, external_data=False, verbose=False)
         else:
             torch.onnx.export(model, tuple(inputs.values()), str(path), input_names=list(inputs), dynamo=False,
                               output_names=list(outputs), dynamic_axes={**axes, **outputs}, opset_version=17,
@@ -88,11 +91,12 @@ def to_onnx(model: nn.Module, path: Path, inputs: dict[str, Tensor], outputs: di
 def export_rnn(model: RnnAttention, folder: Path, exporter: str) -> None:
     config, batch, source = model.config, {0: "batch"}, {0: "batch", 1: "source"}
     state = {1: "batch"}
-    ids, mask = torch.randint(3, 99, (2, 7)), torch.tensor([[1] * 7, [1] * 5 + [0] * 2])
+    ids, mask = torch.randint(3, 99, (2, SOURCE_LENGTH)), torch.tensor([[1] * 7, [1] * 5 + [0] * 2])
     cells = ["cell"] if config.cell == "lstm" else []
     states = {"hidden": state, **{cell: state for cell in cells}}
-    to_onnx(EncoderStep(model), folder / "encoder_model.onnx", {"input_ids": ids, "attention_mask": mask},
-            {"last_hidden_state": source, **states}, {"input_ids": source, "attention_mask": source}, exporter)
+    masks, free = ({}, batch) if exporter == "dynamo" else ({"attention_mask": mask}, source)
+    to_onnx(EncoderStep(model), folder / "encoder_model.onnx", {"input_ids": ids, **masks},
+            {"last_hidden_state": source, **states}, {"input_ids": free, "attention_mask": source}, exporter)
     with torch.no_grad():
         memory, hidden, cell = model.encode(ids, mask)
     inputs = {"input_ids": torch.tensor([[5], [6]]), "encoder_hidden_states": memory, "attention_mask": mask,
@@ -122,8 +126,9 @@ def export(model: RnnAttention | Marian, folder: Path, source: Tokenizer, target
         model.config.save(folder)
         export_rnn(model, folder, exporter)
     else:
-        write_json(folder / "config.json", {key: value for key, value in model.marian.config.to_diff_dict().items()
-                                            if not key.startswith("_") and key != "transformers_version"})
+        config = {key: value for key, value in model.marian.config.to_diff_dict().items()
+                  if not key.startswith("_") and key != "transformers_version"}
+        write_json(folder / "config.json", {"architectures": ["MarianMTModel"], "tie_word_embeddings": True, **config})
         export_marian(model, folder, exporter)
     write_json(folder / "generation_config.json", {
         "decoder_start_token_id": PAD, "eos_token_id": EOS, "pad_token_id": PAD, "max_new_tokens": MAX_NEW_TOKENS,
@@ -147,6 +152,8 @@ class OnnxTranslator:
         self.start = PAD
 
     def greedy(self, sources: list[list[int]], max_new_tokens: int = MAX_NEW_TOKENS) -> list[list[int]]:
+        if "encoder_model" in self.files and len(self.files["encoder_model"].get_inputs()) == 1 and len(sources) > 1:
+            return [self.greedy([source], max_new_tokens)[0] for source in sources]  # takes no padding
         ids = pad(sources).numpy()
         mask = pad([[1] * len(row) for row in sources], 0).numpy()
         step = self.teacher_forced(ids, mask) if "model" in self.files else self.recurrent(ids, mask)
@@ -171,7 +178,8 @@ class OnnxTranslator:
 
     def recurrent(self, ids: np.ndarray, mask: np.ndarray) -> Any:
         encoder, decoder = self.files["encoder_model"], self.files["decoder_model"]
-        memory, *states = encoder.run(None, {"input_ids": ids, "attention_mask": mask})
+        given = {"input_ids": ids, "attention_mask": mask}
+        memory, *states = encoder.run(None, {entry.name: given[entry.name] for entry in encoder.get_inputs()})
         names = ["hidden", "cell"][: len(states)]
         wanted = {entry.name: entry.shape for entry in decoder.get_inputs()}
         feed = {"encoder_hidden_states": memory, "attention_mask": mask, **dict(zip(names, states, strict=True))}

@@ -21,10 +21,13 @@ class Marian(nn.Module):
         model.final_logits_bias = nn.Parameter(bias)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Teacher-forced logits (B, T, V) and the last layer's cross-attention, mean over heads (B, T, S)."""
-        out = self.marian(input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=decoder_input_ids,
-                          output_attentions=True, use_cache=False)
-        return out.logits, out.cross_attentions[-1].mean(1)
+        """Teacher-forced decoder states (B, T, C), what `lm_head` takes; the last cross-attention, mean over heads."""
+        out = self.marian.model(input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=decoder_input_ids,
+                                output_attentions=True, use_cache=False)
+        return out.last_hidden_state, out.cross_attentions[-1].mean(1)
+
+    def lm_head(self, states: Tensor) -> Tensor:
+        return self.marian.lm_head(states) + self.marian.final_logits_bias
 
 
 def make_model(vocab_size: int) -> Marian:

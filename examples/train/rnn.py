@@ -94,11 +94,15 @@ class Encoder(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
         self.rnn = make_rnn(config, config.embedding_size, config.encoder_hidden_size, bidirectional=True)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor | tuple[Tensor, Tensor]]:
-        """Memory (B, S, 2E) and what the RNN ends with, (2L, B, E). Padding changes nothing: the sequences are packed."""
-        packed = pack_padded_sequence(self.embed_tokens(input_ids), attention_mask.sum(1).to("cpu"), True,
-                                      enforce_sorted=False)
-        packed, last = self.rnn(packed)
+    def forward(self, input_ids: Tensor,
+                attention_mask: Tensor | None) -> tuple[Tensor, Tensor | tuple[Tensor, Tensor]]:
+        """Memory (B, S, 2E) and what the RNN ends with, (2L, B, E). Padding changes nothing: the sequences are packed.
+
+        Without a mask nothing is padded, and nothing is packed: torch.export cannot trace packing."""
+        words = self.embed_tokens(input_ids)
+        if attention_mask is None:
+            return self.rnn(words)
+        packed, last = self.rnn(pack_padded_sequence(words, attention_mask.sum(1).to("cpu"), True, enforce_sorted=False))
         return pad_packed_sequence(packed, batch_first=True, total_length=input_ids.shape[1])[0], last
 
 
@@ -117,7 +121,12 @@ class Decoder(nn.Module):
     def forward(self, token: Tensor, hidden: Tensor, cell: Tensor | None, attentional: Tensor, keys: Tensor | None,
                 memory: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """One decoder step. token: (B, 1). Returns the new attentional state, hidden, cell and the weights (B, 1, S)."""
-        parts = [self.embed_tokens(token)]
+        return self.advance(self.embed_tokens(token), hidden, cell, attentional, keys, memory, mask)
+
+    def advance(self, word: Tensor, hidden: Tensor, cell: Tensor | None, attentional: Tensor, keys: Tensor | None,
+                memory: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """The step from the word's vector (B, 1, E) on."""
+        parts = [word]
         if self.kind == "bahdanau":
             context, weights = self.attention(hidden[-1].unsqueeze(1), keys, memory, mask)
             parts.append(context)
@@ -149,7 +158,7 @@ class RnnAttention(nn.Module):
         self.decoder = Decoder(config)
         self.lm_head = nn.Linear(config.attention_output_size, config.target_vocab_size)
 
-    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def encode(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Memory (B, S, 2E), initial hidden and cell state of the decoder (L, B, D). Padding changes nothing."""
         memory, last = self.encoder(input_ids, attention_mask)
         if self.config.cell == "lstm":
@@ -162,17 +171,22 @@ class RnnAttention(nn.Module):
                             for layer, linear in enumerate(bridge)])
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Teacher-forced logits (B, T, V) and attention weights (B, T, S)."""
+        """Teacher-forced attentional states (B, T, F), what `lm_head` takes, and attention weights (B, T, S)."""
         memory, hidden, cell = self.encode(input_ids, attention_mask)
         keys = self.decoder.attention.project(memory)
+        words = self.decoder.embed_tokens(decoder_input_ids)
+        if self.config.attention == "luong" and not self.config.input_feeding:  # nothing of the attention enters the RNN
+            top, _ = self.decoder.rnn(words, hidden if cell is None else (hidden, cell))
+            context, weights = self.decoder.attention(top, keys, memory, attention_mask)
+            return torch.tanh(self.decoder.W_c(torch.cat((context, top), dim=2))), weights
         attentional = memory.new_zeros(len(memory), self.config.attention_output_size)
         outputs, maps = [], []
-        for t in range(decoder_input_ids.shape[1]):
-            attentional, hidden, cell, weights = self.decoder(decoder_input_ids[:, t : t + 1], hidden, cell, attentional,
-                                                              keys, memory, attention_mask)
+        for word in words.split(1, dim=1):
+            attentional, hidden, cell, weights = self.decoder.advance(word, hidden, cell, attentional, keys, memory,
+                                                                      attention_mask)
             outputs.append(attentional)
             maps.append(weights)
-        return self.lm_head(torch.stack(outputs, dim=1)), torch.cat(maps, dim=1)
+        return torch.stack(outputs, dim=1), torch.cat(maps, dim=1)
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from .rnn import RnnAttention, RnnConfig
 from .tokenizer import Encoder, build
 
 SENTENCES = {"en-fr-bahdanau": 1_600_000, "en-fr-luong": 1_600_000, "en-fr-transformer": 2_400_000}
-LEARNING_RATE = {"en-fr-bahdanau": 3e-3, "en-fr-luong": 3e-3, "en-fr-transformer": 2e-3}
+LEARNING_RATE = {"en-fr-bahdanau": 3e-3, "en-fr-luong": 4e-3, "en-fr-transformer": 2e-3}
 EVALUATION_SEEDS = (2024, 2025)
 
 
@@ -32,14 +32,15 @@ def make_model(name: str, sizes: tuple[int, int]) -> nn.Module:
         return marian.make_model(sizes[0])
     if name == "en-fr-bahdanau":
         return RnnAttention(RnnConfig(*sizes))
-    return RnnAttention(RnnConfig(*sizes, cell="lstm", attention="luong", score="general", input_feeding=True))
+    return RnnAttention(RnnConfig(*sizes, cell="lstm", attention="luong", score="general", encoder_hidden_size=112, decoder_hidden_size=176))
 
 
 def losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """Cross-entropy of the words, and of the attention weights against the grammar's alignment, per target token."""
-    logits, weights = model(batch.input_ids, batch.attention_mask, batch.decoder_input_ids)
-    words = nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=-100)
-    guided = -(batch.alignment * torch.log(weights + 1e-6)).sum() / (batch.labels != -100).sum()
+    states, weights = model(batch.input_ids, batch.attention_mask, batch.decoder_input_ids)
+    real = batch.labels != -100
+    words = nn.functional.cross_entropy(model.lm_head(states[real]), batch.labels[real])
+    guided = -(batch.alignment * torch.log(weights + 1e-6)).sum() / real.sum()
     return words, guided
 
 
