@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "dispatch/dispatch.h"
+#include "ops/dense_transpose.h"
 
 namespace fastattn::dense {
 namespace {
@@ -167,8 +168,7 @@ struct Head {
         index(i % g.G) {}
 
   // row_scratch: kPage * D floats, used when the keys' last axis is not contiguous.
-  void pack_keys(const KernelTable& kernel, const Attention& op, const Geometry& g, int64_t page, float* to,
-                 float* row_scratch) const {
+  void pack_keys(const Attention& op, const Geometry& g, int64_t page, float* to, float* row_scratch) const {
     const int count = static_cast<int>(std::min<int64_t>(kPage, g.S - page * kPage));
     const float* from = k + page * kPage * op.k.stride[2];
     int64_t ld = op.k.stride[2];
@@ -176,7 +176,7 @@ struct Head {
       for (int j = 0; j < count; ++j) gather(from + j * ld, op.k.stride[3], g.D, row_scratch + j * g.D);
       from = row_scratch, ld = g.D;
     }
-    kernel.pack_keys(from, ld, count, g.D, to, 0);
+    transpose(from, ld, count, g.D, to, kPage);
   }
 
   // A page of values is used where it stands if it is whole and its rows are contiguous. Kernels may read a page's rows
@@ -261,7 +261,7 @@ class ManyRows {
     if ((page + 1) * kPage <= span.lo || page * kPage >= span.hi) return;
     float* base = pages_ + slot * head_floats();
     float* keys = base + page * key_page_;
-    head.pack_keys(kernel_, op_, g_, page, keys, row_scratch);
+    head.pack_keys(op_, g_, page, keys, row_scratch);
     key_pointers(slot)[page] = keys;
     if (head.in_place(op_, g_, page)) {
       value_pointers(slot)[page] = head.values(op_, page);
@@ -396,7 +396,7 @@ class FewRows {
     float* row_scratch = copied + values_floats();
     for (int64_t p = block * kPagesPerBlock; p < std::min((block + 1) * kPagesPerBlock, g_.pages); ++p) {
       if ((p + 1) * kPage <= span.lo || p * kPage >= span.hi) continue;
-      head.pack_keys(kernel_, op_, g_, p, keys + p % kPagesPerBlock * key_page_, row_scratch);
+      head.pack_keys(op_, g_, p, keys + p % kPagesPerBlock * key_page_, row_scratch);
       if (head.in_place(op_, g_, p)) {
         value_pointers(thread)[p] = head.values(op_, p);
         continue;

@@ -3,23 +3,13 @@
 #include <atomic>
 
 #include "dispatch/dispatch.h"
+#include "ops/dense_transpose.h"
 
 namespace fastattn::dense {
 namespace {
 
-constexpr int64_t kRowStep =
-    48;  // rows of a work item when panels alone are too few for the team; a multiple of kMaxRows
-
-// Sixteen weight rows, kPackStep columns at a time: the transpose stays in L1, then lines of it go to the panel.
-void pack_sixteen(const KernelTable& kernel, const float* w, int64_t ldw, int count, int64_t K, float* panel,
-                  float* page) {
-  for (int64_t k0 = 0; k0 < K; k0 += kPackStep) {
-    const int64_t step = std::min(kPackStep, K - k0);
-    kernel.pack_keys(w + k0, ldw, count, step, page, 0);
-    for (int64_t k = 0; k < step; ++k)
-      std::memcpy(panel + (k0 + k) * kPanel, page + k * kPage, static_cast<size_t>(count) * sizeof(float));
-  }
-}
+// Rows of a work item when panels alone are too few for the team; a multiple of kMaxRows.
+constexpr int64_t kRowStep = 48;
 
 void multiply(const KernelTable& kernel, const Linear& op, const float* panel, int64_t p, int64_t row, int64_t rows) {
   const int64_t c = p * kPanel;
@@ -33,13 +23,12 @@ void multiply(const KernelTable& kernel, const Linear& op, const float* panel, i
 // Many panels: each thread packs one into its own scratch, uses it for all rows, and takes the next.
 void walk_panels(const KernelTable& kernel, const Linear& op, int threads, Scratch& scratch) {
   const int64_t panels = panel_count(op.weight.shape[0]), size = Scratch::padded(panel_floats(op.weight.shape[1]));
-  float* room = scratch.take(threads * (size + kPackStep * kPage));
+  float* room = scratch.take(threads * size);
   std::atomic<int64_t> next{0};
   parallel(threads, [&](Team& team) {
-    float* page = room + team.ith * (size + kPackStep * kPage);
-    float* panel = page + kPackStep * kPage;
+    float* panel = room + team.ith * size;
     for (int64_t p; (p = next.fetch_add(1, std::memory_order_relaxed)) < panels;) {
-      pack_panel(kernel, op.weight, p, panel, page);
+      pack_panel(op.weight, p, panel);
       multiply(kernel, op, panel, p, 0, op.x.shape[0]);
     }
   });
@@ -48,12 +37,10 @@ void walk_panels(const KernelTable& kernel, const Linear& op, int threads, Scrat
 // Few panels and many rows: all panels are packed first, then the rows are shared out.
 void walk_rows(const KernelTable& kernel, const Linear& op, int threads, Scratch& scratch) {
   const int64_t panels = panel_count(op.weight.shape[0]), size = Scratch::padded(panel_floats(op.weight.shape[1]));
-  float* pages = scratch.take(threads * kPackStep * kPage);
   float* packed = scratch.take(panels * size);
   std::atomic<int64_t> next{0};
   parallel(threads, [&](Team& team) {
-    for (int64_t p = team.ith; p < panels; p += team.nth)
-      pack_panel(kernel, op.weight, p, packed + p * size, pages + team.ith * kPackStep * kPage);
+    for (int64_t p = team.ith; p < panels; p += team.nth) pack_panel(op.weight, p, packed + p * size);
     team.barrier();
     for (int64_t row; (row = next.fetch_add(kRowStep, std::memory_order_relaxed)) < op.x.shape[0];)
       for (int64_t p = 0; p < panels; ++p)
@@ -63,14 +50,15 @@ void walk_rows(const KernelTable& kernel, const Linear& op, int threads, Scratch
 
 }  // namespace
 
-void pack_panel(const KernelTable& kernel, const In<2>& weight, int64_t p, float* panel, float* page) {
+void pack_panel(const In<2>& weight, int64_t p, float* panel) {
+  constexpr int64_t kStep = 64;  // columns at a time: what they fill of the panel stays in L1
   const int64_t K = weight.shape[1], first = p * kPanel;
   const int cols = static_cast<int>(std::min<int64_t>(kPanel, weight.shape[0] - first));
   const float* w = weight.data + first * weight.stride[0];
   if (cols < kPanel) std::memset(panel, 0, static_cast<size_t>(panel_floats(K)) * sizeof(float));
   if (rows_contiguous(weight)) {
-    for (int c = 0; c < cols; c += kPage)
-      pack_sixteen(kernel, w + c * weight.stride[0], weight.stride[0], std::min(kPage, cols - c), K, panel + c, page);
+    for (int64_t k = 0; k < K; k += kStep)
+      transpose(w + k, weight.stride[0], cols, std::min(kStep, K - k), panel + k * kPanel, kPanel);
     return;
   }
   for (int64_t k = 0; k < K; ++k) gather(w + k * weight.stride[1], weight.stride[0], cols, panel + k * kPanel);
@@ -87,8 +75,7 @@ void linear(const Linear& given) {
   const bool by_rows = threads > 1 && panels < 2 * threads && rows > kRowStep;
   const bool copy = !rows_contiguous(op.x);
   const int64_t held = by_rows ? panels : threads;
-  Scratch scratch(held * Scratch::padded(panel_floats(K)) + threads * kPackStep * kPage +
-                  (copy ? Scratch::padded(rows * K) : 0));
+  Scratch scratch(held * Scratch::padded(panel_floats(K)) + (copy ? Scratch::padded(rows * K) : 0));
   if (copy) {
     float* x = scratch.take(rows * K);
     for (int64_t i = 0; i < rows; ++i) gather(op.x.data + i * op.x.stride[0], op.x.stride[1], K, x + i * K);

@@ -21,8 +21,7 @@ void linear(const Linear& op);
 inline int64_t panel_floats(int64_t K) { return K * kPanel; }
 inline int64_t panel_count(int64_t O) { return (O + kPanel - 1) / kPanel; }
 
-// Panel p of the weight as [K][kPanel], zero padded. `page` is room for kPackStep * 16 floats.
-constexpr int64_t kPackStep = 64;
-void pack_panel(const KernelTable& kernel, const In<2>& weight, int64_t p, float* panel, float* page);
+// Panel p of the weight as [K][kPanel], zero padded.
+void pack_panel(const In<2>& weight, int64_t p, float* panel);
 
 }  // namespace fastattn::dense
