@@ -46,7 +46,7 @@ def measured(benchmark: Any, isa: str) -> Callable[[Case], None]:
             reference=timing.reference,
             ratio=timing.ratio,
             flops=case.flops,
-            nbytes=case.nbytes,
+            nbytes=case.nbytes(),
             errors=error,
             memory=memory,
         )

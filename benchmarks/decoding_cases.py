@@ -89,7 +89,7 @@ class Steps:
             reference=lambda: self.run(reference),
             truth=lambda: self.run(ReferenceSession(*self._model, np.float64)),
             flops=2.0 * batch * (24 * _streamed(self.graphs["encoder"]) + steps * streamed),
-            nbytes=4.0 * (_streamed(self.graphs["encoder"]) + steps * streamed),
+            nbytes=lambda: 4.0 * (_streamed(self.graphs["encoder"]) + steps * streamed),
         )
 
     @property

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+import fastattn
+
 Work = Callable[[], Any]
 
 
@@ -20,7 +22,7 @@ Work = Callable[[], Any]
 class Case:
     """One thing that both do.
 
-    truth: the same in float64, where there is one. flops, nbytes: what it must at least compute, and read or write;
+    truth: the same in float64, where there is one. flops, nbytes(): what it must at least compute, and read or write;
     0 where that says nothing.
     """
 
@@ -30,7 +32,7 @@ class Case:
     reference: Work
     truth: Work | None = None
     flops: float = 0.0
-    nbytes: float = 0.0
+    nbytes: Callable[[], float] = float
 
     @property
     def label(self) -> str:
@@ -47,11 +49,15 @@ class Timing:
 
 
 def seconds_of(work: Work, calls: int) -> float:
-    """Seconds per call of `calls` in a row."""
-    begin = time.perf_counter()
+    """Seconds per call of `calls` in a row.
+
+    On one thread the time that the processor was really given, so that waiting for it on a busy machine does not count.
+    """
+    clock = time.thread_time if fastattn.get_num_threads() == 1 else time.perf_counter
+    begin = clock()
     for _ in range(calls):
         work()
-    return (time.perf_counter() - begin) / calls
+    return (clock() - begin) / calls
 
 
 def calls_for(work: Work, least: float) -> int:

@@ -1,4 +1,4 @@
-"""A light guard on speed: a few shapes with a wide margin, measured in turns and more than once, as a machine may be busy."""
+"""A light guard on speed: a few shapes with a wide margin, in turns and more than once, as a machine may be busy."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ def test_a_bundled_model_is_faster_than_numpy() -> None:
 
 
 def test_errors_are_those_of_the_results() -> None:
-    case = measuring.Case("x", "", lambda: (np.float32([1, 2]),), lambda: (np.float32([1, 3]),), lambda: (np.array([1.0, 2.5]),))
+    native, reference, truth = np.float32([1, 2]), np.float32([1, 3]), np.array([1.0, 2.5])
+    case = measuring.Case("x", "", lambda: (native,), lambda: (reference,), lambda: (truth,))
     assert measuring.errors(case) == (0.5, 0.5)
 
 
