@@ -174,7 +174,7 @@ class Model:
 
     def _options(self, overrides: Mapping[str, Any]) -> GenerationOptions:
         facts = {"decoder_vocab_size": self._architecture.vocabulary, "is_encoder_decoder": True}
-        positions = {key: None for key in ("n_positions", "max_target_positions")}
+        positions: dict[str, int | None] = dict.fromkeys(("n_positions", "max_target_positions"))
         positions["max_position_embeddings"] = self._architecture.max_target or None
         config = {**self.config, **facts, **positions}
         return GenerationOptions.resolve(config, self.checkpoint.generation_config, **overrides)

@@ -248,7 +248,7 @@ class NativeSession:
         return self._ones[:batch]
 
     @staticmethod
-    def _flat(tokens: Sequence[IntArray]) -> tuple[IntArray, NDArray[np.int64]]:
+    def _flat(tokens: Sequence[IntArray] | IntArray) -> tuple[IntArray, NDArray[np.int64]]:
         lengths = np.fromiter((len(t) for t in tokens), np.int64, len(tokens))
         ids = np.concatenate([np.asarray(t, np.int32) for t in tokens]) if len(tokens) else _EMPTY
         return np.ascontiguousarray(ids, np.int32), lengths
