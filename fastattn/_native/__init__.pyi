@@ -1,4 +1,4 @@
-# Types of the extension module (csrc/bindings): module.cpp, engine.cpp, roofline.cpp; ops.pyi has those of its submodule.
+# Types of the extension module (csrc/bindings); ops.pyi has those of its submodule.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
