@@ -12,6 +12,8 @@
 
 constexpr int kTileColumns = 64;  // columns of v, or keys, that one register tile covers at most
 
+constexpr int kRowSlots = 16;  // kMaxRows, rounded up to whole vectors
+
 // One block of keys for the R <= kMaxRows rows from `row` on. Keys are counted from the block's first key, `begin`.
 struct BlockTile {
   int64_t begin;
@@ -19,7 +21,7 @@ struct BlockTile {
   int first, last;                   // the keys that any row sees: [first, last)
   int from[kMaxRows], to[kMaxRows];  // the keys that each row sees; emptied if all of them are masked
   const float* mask[kMaxRows];       // the row's bias (from `begin` on) if it masks keys in this block, else null
-  float m[kMaxRows], l[kMaxRows];
+  float m[kRowSlots], l[kRowSlots];
   alignas(64) float p[kMaxRows][kBlock];  // scores, then their exponentials
 };
 
@@ -31,7 +33,7 @@ struct Destination {
 };
 
 struct Running {
-  float M[kMaxRows], L[kMaxRows];
+  float M[kRowSlots], L[kRowSlots];
 };
 
 // Sets what each row sees of the block; false if no row sees anything.
@@ -41,12 +43,14 @@ bool open_block(const AttentionArgs& args, int64_t begin, int row, int rows, Blo
   tile.rows = rows;
   tile.first = kBlock;
   tile.last = 0;
+  for (int r = 0; r < kRowSlots; ++r) {
+    tile.m[r] = -kInfinity;
+    tile.l[r] = 0.0f;
+  }
   for (int r = 0; r < rows; ++r) {
     tile.from[r] = static_cast<int>(minimum(maximum(args.lo[row + r] - begin, 0), kBlock));
     tile.to[r] = static_cast<int>(minimum(maximum(args.hi[row + r] - begin, 0), kBlock));
     tile.mask[r] = nullptr;
-    tile.m[r] = -kInfinity;
-    tile.l[r] = 0.0f;
     if (tile.from[r] >= tile.to[r]) {
       tile.from[r] = tile.to[r] = 0;
       continue;
@@ -113,15 +117,19 @@ void settle_unseen_block(BlockTile& tile, int r) {
   if (tile.m[r] == -kInfinity) tile.from[r] = tile.to[r] = 0;
 }
 
-void exponentiate(BlockTile& tile, int r) {
-  const Vf m = set1(tile.m[r]);
-  Vf total = set1(0.0f);
-  for (int j = tile.first; j < tile.last; j += kLanes) {
-    const Vf e = exp_below_overflow(load(&tile.p[r][j]) - m);
-    store(&tile.p[r][j], e);
-    total = total + e;
+// p and l of all rows that see something.
+void exponentiate(BlockTile& tile) {
+  for (int r = 0; r < tile.rows; ++r) {
+    if (tile.from[r] >= tile.to[r]) continue;
+    const Vf m = set1(tile.m[r]);
+    Vf total = set1(0.0f);
+    for (int j = tile.first; j < tile.last; j += kLanes) {
+      const Vf e = exp_below_overflow(load(&tile.p[r][j]) - m);
+      store(&tile.p[r][j], e);
+      total = total + e;
+    }
+    tile.l[r] = sum(total);
   }
-  tile.l[r] = sum(total);
 }
 
 // Scores, m, l and p of all rows of the tile; also writes the scores to args.weights.
@@ -136,8 +144,8 @@ void score_block(const AttentionArgs& args, BlockTile& tile) {
       __builtin_memcpy(weights + tile.begin + tile.from[r], &tile.p[r][tile.from[r]],
                        sizeof(float) * static_cast<size_t>(tile.to[r] - tile.from[r]));
     if (tile.m[r] == -kInfinity) settle_unseen_block(tile, r);
-    if (tile.from[r] < tile.to[r]) exponentiate(tile, r);
   }
+  exponentiate(tile);
 }
 
 // acc[r] += sum of p[r][j] v[j] over keys from <= j < to, in order, for V vectors of columns from `column` on.
@@ -273,22 +281,28 @@ INLINE void value_block_of(const AttentionArgs& args, const BlockTile& tile, con
   value_block<R>(args, tile, to);
 }
 
-// Merges a block's m and l into a row's running values, and gives the factors of O and of o_b. A block that the row
-// does not see (m = -inf) changes nothing: false. NaN goes through.
-INLINE bool merge_block(float m, float l, Running& running, int r, float& keep, float& add) {
-  if (m == -kInfinity) return false;
-  const float M = m > running.M[r] || m != m ? m : running.M[r];
-  keep = exp(running.M[r] - M);
-  add = exp(m - M);
-  running.L[r] = running.L[r] * keep + l * add;
-  running.M[r] = M;
-  return true;
+// Merges a block's m and l into the rows' running values, and gives the factors of O and of o_b. A block that a row
+// does not see (m = -inf) changes nothing. NaN goes through. All arrays have kRowSlots elements.
+void merge_block(const float* m, const float* l, int rows, Running& running, float* keep, float* add) {
+  for (int r = 0; r < rows; r += kLanes) {
+    const Vf m_b = load(m + r), M = load(running.M + r), L = load(running.L + r), lowest = set1(-kInfinity);
+    const Vf larger = select(either(less(M, m_b), is_nan(m_b)), m_b, M);
+    const Vm unseen = equal(m_b, lowest);
+    const Vf a = select(unseen, set1(1.0f), exp_below_overflow(M - larger));
+    const Vf b = select(unseen, set1(0.0f), exp_below_overflow(m_b - larger));
+    store(running.M + r, larger);
+    store(running.L + r, L * a + load(l + r) * b);
+    store(keep + r, a);
+    store(add + r, b);
+  }
 }
 
 void start_rows(const AttentionArgs& args, int row, int rows, Running& running) {
-  for (int r = 0; r < rows; ++r) {
+  for (int r = 0; r < kRowSlots; ++r) {
     running.M[r] = -kInfinity;
     running.L[r] = 0.0f;
+  }
+  for (int r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < args.Dv; ++c) args.out[row + r][c] = 0.0f;
   }
 }
@@ -330,7 +344,7 @@ void blocks_of_rows(const AttentionArgs& args, int row, int rows, int64_t& first
 void attention_rows(const AttentionArgs& args, int row, int rows) {
   BlockTile tile;
   Running running;
-  float keep[kMaxRows], add[kMaxRows];
+  float keep[kRowSlots], add[kRowSlots];
   Destination to = {{}, keep, add};
   for (int r = 0; r < rows; ++r) to.out[r] = args.out[row + r];
   start_rows(args, row, rows, running);
@@ -338,7 +352,7 @@ void attention_rows(const AttentionArgs& args, int row, int rows) {
   for (blocks_of_rows(args, row, rows, block, last); block < last; ++block) {
     if (!open_block(args, block * kBlock, row, rows, tile)) continue;
     score_block_of<kMaxRows>(args, tile);
-    for (int r = 0; r < rows; ++r) merge_block(tile.m[r], tile.l[r], running, r, keep[r], add[r]);
+    merge_block(tile.m, tile.l, rows, running, keep, add);
     value_block_of<kMaxRows>(args, tile, to);
   }
   finish_rows(args, row, rows, running);
@@ -386,9 +400,10 @@ void attention_merge(const AttentionArgs* args, int ranges, const int64_t* range
     for (int i = 0; i < ranges; ++i)
       for (int64_t block = 0; block < range_begin[i + 1] - range_begin[i]; ++block) {
         const float* partial = partials[i] + (block * args->rows + row) * ld;
-        float keep, add;
-        const Destination to = {{args->out[row]}, &keep, &add};
-        if (merge_block(partial[0], partial[1], running, 0, keep, add)) deliver(partial + 2, to, 0, 0, args->Dv);
+        float m[kRowSlots] = {partial[0]}, l[kRowSlots] = {partial[1]}, keep[kRowSlots], add[kRowSlots];
+        merge_block(m, l, 1, running, keep, add);
+        const Destination to = {{args->out[row]}, keep, add};
+        if (partial[0] != -kInfinity) deliver(partial + 2, to, 0, 0, args->Dv);
       }
     finish_rows(*args, row, 1, running);
   }

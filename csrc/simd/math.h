@@ -22,21 +22,21 @@ INLINE Vf polynomial(const float (&c)[N], Vf x) {
 constexpr float kLog2E = 1.44269502f, kLn2High = 0.693359375f, kLn2Low = -0.000212194442f;
 
 struct Reduced {
-  Vf n, expm1_r;  // n; e^r - 1
+  Vf n, r;
 };
 
 INLINE Reduced reduce(Vf x) {
   const Vf magic = set1(12582912.0f);
   const Vf n = fma(x, set1(kLog2E), magic) - magic;
-  Vf r = fma(n, set1(-kLn2High), x);
-  r = fma(n, set1(-kLn2Low), r);
-  return {n, fma(r * r, polynomial(kExp, r), r)};
+  const Vf r = fma(n, set1(-kLn2High), x);
+  return {n, fma(n, set1(-kLn2Low), r)};
 }
 
 // e^x for x <= 88, or NaN: at most 1.5 ULP; results below 2^-126 are flushed to zero.
 INLINE Vf exp_below_overflow(Vf x) {
   const Reduced e = reduce(x);
-  return select(less(x, set1(-87.3365402f)), set1(0.0f), scale_by_power(e.expm1_r + set1(1.0f), e.n));
+  const Vf one = set1(1.0f), y = fma(fma(polynomial(kExp, e.r), e.r, one), e.r, one);
+  return select(less(x, set1(-87.3365402f)), set1(0.0f), scale_by_power(y, e.n));
 }
 
 // e^x: at most 1.5 ULP; results below 2^-126 are flushed to zero; e^inf = inf, e^-inf = 0, e^NaN = NaN.
@@ -52,8 +52,9 @@ INLINE float exp(float x) { return first(exp(set1(x))); }
 INLINE Vf tanh(Vf x) {
   const Vf a = min(set1(10.0f), abs(x));
   const Reduced e = reduce(a + a);
+  const Vf expm1_r = fma(e.r * e.r, polynomial(kExp, e.r), e.r);
   const Vf power = scale_by_power(set1(1.0f), e.n);
-  const Vf expm1 = fma(power, e.expm1_r, power - set1(1.0f));
+  const Vf expm1 = fma(power, expm1_r, power - set1(1.0f));
   return copysign(expm1 / (expm1 + set1(2.0f)), x);
 }
 
