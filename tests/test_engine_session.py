@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from toys import POSITIONS, TOYS, VOCABULARY, Backend, Toy, backends, transformer
 
+from fastattn import _native
 from fastattn.errors import InputError
 from fastattn.runtime import Select
 
@@ -343,6 +344,28 @@ def test_native_errs_at_most_twice_what_numpy_errs(backend: Backend, toys: dict[
     truth = logits["float64"]
     error = {key: np.abs(value - truth).max() for key, value in logits.items()}
     assert error["native"] <= 2 * error["float32"] + 4 * np.finfo(np.float32).eps * np.abs(truth).max()
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_a_steady_step_allocates_nothing(backend: Backend, toys: dict[str, Toy], name: str) -> None:
+    """What a sentence needed once is there for the next one of its size, beams and page copies included."""
+    native_only(backend)
+    toy, rng = toys[name], np.random.default_rng(13)
+    session, sources = backend.session(toy), [ids(rng, 30), ids(rng, 12)]
+    select = Select(k=8, log_probs=True)
+
+    def sentence() -> int:
+        begin(session, toy, sources)
+        session.step(ids(rng, 2), select)
+        session.reorder(np.array([0, 0, 1, 1], np.int32))
+        before = _native.allocation_count()
+        for _ in range(40):
+            session.step(ids(rng, 4), select)
+            session.reorder(np.array([1, 0, 2, 2], np.int32))
+        return _native.allocation_count() - before
+
+    sentence()
+    assert sentence() == 0
 
 
 def test_sessions_of_several_threads(backend: Backend, toys: dict[str, Toy]) -> None:
