@@ -378,6 +378,7 @@ class FewRows {
     if (blocks.empty()) return;
     Chunk chunks[(kFewRows + kMaxRows - 1) / kMaxRows];
     for (int64_t c = 0; c < g_.chunks; ++c) fill(thread, head, c, {blocks.lo * kBlock, blocks.hi * kBlock}, chunks[c]);
+    point_to_values(thread, head, blocks);
     for (int64_t block = blocks.lo; block < blocks.hi; ++block) {
       pack_block(thread, head, block);
       for (int64_t c = 0; c < g_.chunks; ++c) {
@@ -392,19 +393,22 @@ class FewRows {
   void pack_block(int thread, const Head& head, int64_t block) {
     const Span span = seen_by_head(op_, g_, head.b);
     float* keys = keys_of(thread);
-    float* copied = keys + keys_floats();
-    float* row_scratch = copied + values_floats();
+    float* row_scratch = keys + keys_floats() + values_floats();
     for (int64_t p = block * kPagesPerBlock; p < std::min((block + 1) * kPagesPerBlock, g_.pages); ++p) {
       if ((p + 1) * kPage <= span.lo || p * kPage >= span.hi) continue;
       head.pack_keys(op_, g_, p, keys + p % kPagesPerBlock * key_page_, row_scratch);
-      if (head.in_place(op_, g_, p)) {
-        value_pointers(thread)[p] = head.values(op_, p);
-        continue;
-      }
-      float* values = copied + (g_.copy_v ? p % kPagesPerBlock : 0) * values_.page_floats;
-      head.copy_values(op_, g_, p, values, values_.ldv);
-      value_pointers(thread)[p] = values;
+      if (!head.in_place(op_, g_, p)) head.copy_values(op_, g_, p, copied_page(thread, p), values_.ldv);
     }
+  }
+
+  float* copied_page(int thread, int64_t page) const {
+    return keys_of(thread) + keys_floats() + (g_.copy_v ? page % kPagesPerBlock : 0) * values_.page_floats;
+  }
+
+  // All pages of a part at once, so that kernels may fetch ahead.
+  void point_to_values(int thread, const Head& head, Span blocks) {
+    for (int64_t p = blocks.lo * kPagesPerBlock; p < std::min(blocks.hi * kPagesPerBlock, g_.pages); ++p)
+      value_pointers(thread)[p] = head.in_place(op_, g_, p) ? head.values(op_, p) : copied_page(thread, p);
   }
 
   void merge(int thread, const Head& head, float* partials) {
