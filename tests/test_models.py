@@ -1,0 +1,171 @@
+"""Models against PyTorch and Hugging Face: tiny trained or random ones under golden/models (made by its make.py)."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastattn
+from fastattn.models.marian import sinusoids
+
+GOLDEN = Path(__file__).parent / "golden" / "models"
+RECURRENT = sorted(path.name for path in GOLDEN.glob("rnn-*"))
+RUNS: dict[str, Any] = json.loads(gzip.decompress((GOLDEN / "marian" / "runs.json.gz").read_bytes()))
+
+
+def rows_of(data: Any) -> list[list[int]]:
+    return [row[:n].tolist() for row, n in zip(data["sources"], data["lengths"], strict=True)]
+
+
+def check_logits(model: fastattn.Model, data: Any) -> None:
+    """The bound of docs/numerics.md: at most twice what plain float32 (here PyTorch's) errs against float64."""
+    logits = model.logits(rows_of(data), data["targets"])
+    exact = data["exact"]
+    theirs = np.abs(data["logits"] - exact).max()
+    floor = 4 * np.finfo(np.float32).eps * np.abs(exact).max()
+    assert np.abs(logits - exact).max() <= 2 * max(theirs, floor)
+
+
+@pytest.mark.parametrize("isa", fastattn.isa.available())
+@pytest.mark.parametrize("name", [*RECURRENT, "marian"])
+def test_logits_equal_pytorchs(name: str, isa: str) -> None:
+    with fastattn.isa.use(isa):
+        check_logits(fastattn.load(GOLDEN / name), np.load(GOLDEN / name / "logits.npz"))
+
+
+@pytest.mark.parametrize("name", [*RECURRENT, "marian"])
+def test_the_reference_backend_equals_pytorch_too(name: str) -> None:
+    check_logits(fastattn.load(GOLDEN / name, backend="reference"), np.load(GOLDEN / name / "logits.npz"))
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_attention_equals_pytorchs(name: str) -> None:
+    data = np.load(GOLDEN / name / "logits.npz")
+    model = fastattn.load(GOLDEN / name)
+    for source, target, cross in zip(rows_of(data), data["targets"], data["cross"], strict=True):
+        ours = model._attention(model._source(source), target[:1], target[1:].tolist()).cross
+        assert ours is not None
+        assert np.abs(ours[0, 0] - cross[: len(target) - 1, : len(source)]).max() < 1e-5
+
+
+def test_attention_of_every_layer_and_head_equals_hugging_faces() -> None:
+    data = np.load(GOLDEN / "marian" / "logits.npz")
+    model = fastattn.load(GOLDEN / "marian")
+    for i, (source, target) in enumerate(zip(rows_of(data), data["targets"], strict=True)):
+        found = model._attention(model._source(source), target[:1], target[1:].tolist())
+        t, s = len(target) - 1, len(source)
+        for ours, theirs in (
+            (found.cross, data["cross"][:, i, :, :t, :s]),
+            (found.self, data["own"][:, i, :, :t, :t]),
+            (found.encoder, data["encoder"][:, i, :, :s, :s]),
+        ):
+            assert ours is not None and ours.shape == theirs.shape
+            assert np.abs(ours - theirs).max() < 1e-5
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("run", RUNS["runs"], ids=lambda run: "-".join(f"{k}={v}" for k, v in run["options"].items()))
+def test_ids_equal_hugging_faces(run: dict[str, Any], backend: str) -> None:
+    model = fastattn.load(GOLDEN / "marian", backend=backend)
+    results = model.generate(RUNS["sources"], max_new_tokens=RUNS["max_new_tokens"], **run["options"])
+    hypotheses = [h for result in results for h in result.hypotheses]
+    assert [h.token_ids for h in hypotheses] == run["ids"]
+    if run["scores"]:
+        assert np.allclose([h.score for h in hypotheses], run["scores"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 1}, {"num_beams": 4, "num_return_sequences": 2}])
+@pytest.mark.parametrize("name", ["marian", RECURRENT[0], RECURRENT[-1]])
+def test_batch_threads_and_attention_change_nothing(name: str, options: dict[str, Any]) -> None:
+    sources = RUNS["sources"] if name == "marian" else rows_of(np.load(GOLDEN / name / "logits.npz"))
+    options = {**options, "max_new_tokens": 12}
+    one = fastattn.load(GOLDEN / name, num_threads=1)
+    two = fastattn.load(GOLDEN / name, num_threads=2)
+    batch = two.generate(sources, **options)
+    for given, result in zip(sources, batch, strict=True):
+        alone = one.generate(given, **options, return_attention=True)
+        assert [(h.token_ids, h.score) for h in alone.hypotheses] == [(h.token_ids, h.score) for h in result.hypotheses]
+    assert [r.score for r in two.generate(sources, batch_size=3, **options)] == [r.score for r in batch]
+
+
+def test_padding_behind_a_mask_changes_nothing() -> None:
+    model = fastattn.load(GOLDEN / "marian")
+    data = np.load(GOLDEN / "marian" / "logits.npz")
+    mask = np.arange(data["sources"].shape[1]) < data["lengths"][:, None]
+    padded = model.logits(data["sources"], data["targets"], attention_mask=mask)
+    assert (padded == model.logits(rows_of(data), data["targets"])).all()
+
+
+def test_scores_are_the_log_softmax_of_the_logits() -> None:
+    model = fastattn.load(GOLDEN / "marian")
+    source, target = RUNS["sources"][5], [4, 9, 33, 0]
+    logits = model.logits([source], [[model.config["pad_token_id"], *target[:-1]]])[0].astype(np.float64)
+    expected = (logits - np.log(np.exp(logits).sum(1, keepdims=True)))[np.arange(4), target]
+    assert np.abs(model.score(source, target) - expected).max() < 1e-5
+    assert [len(s) for s in model.score([source, source], [target, target[:2]])] == [4, 2]
+
+
+def test_the_sum_of_the_greedy_tokens_scores_is_the_score_of_the_text() -> None:
+    model = fastattn.load(GOLDEN / "marian")
+    g = model.generate(RUNS["sources"][7], num_beams=1, max_new_tokens=30)
+    target = [*g.token_ids, 0] if g.finish_reason == "eos" else g.token_ids
+    assert model.score(RUNS["sources"][7], target).sum() == pytest.approx(g.score * len(target), rel=1e-5)
+
+
+def test_embeddings_are_unit_vectors_that_do_not_depend_on_the_batch() -> None:
+    model = fastattn.load(GOLDEN / "marian")
+    many = model.embed(RUNS["sources"][:4])
+    assert np.allclose(np.linalg.norm(many, axis=1), 1, atol=1e-6)
+    assert (many[2] == model.embed(RUNS["sources"][2])).all()
+    assert model.encode(RUNS["sources"][:2])[1].shape == (2, 32)
+
+
+def test_positions_are_those_of_the_paper() -> None:
+    table = sinusoids(40, 8).astype(np.float64)
+    position, i = 17, 2
+    assert table[position, i] == pytest.approx(np.sin(position / 10000 ** (2 * i / 8)), abs=1e-7)
+    assert table[position, 4 + i] == pytest.approx(np.cos(position / 10000 ** (2 * i / 8)), abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "marina"}, "model_type 'marina' is not supported.*did you mean 'marian'"),
+        ({"model_type": None}, "model_type"),
+        ({"d_model": 30}, "'encoder_attention_heads' is 4, expected a divisor of d_model 30"),
+        ({"d_model": 48}, "misshapen"),
+        ({"decoder_layers": 3}, "missing.*model.decoder.layers.2"),
+        ({"encoder_layers": 2}, "unexpected.*model.encoder.layers.2"),
+        ({"activation_function": "mish"}, "'activation_function' is 'mish', expected one of"),
+        ({"vocab_size": -3}, "'vocab_size' is -3, expected an integer"),
+        ({"scale_embedding": "yes"}, "'scale_embedding' is 'yes', expected true or false"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(GOLDEN / "marian", folder)
+    config = {**json.loads((folder / "config.json").read_text()), **change}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(fastattn.LoadError, match=message) as caught:
+        fastattn.load(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_recurrent_configs_are_checked(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(GOLDEN / "rnn-gru-dot-3", folder)
+    config = json.loads((folder / "config.json").read_text())
+    for change, message in (
+        ({"decoder_hidden_size": 13}, "score 'dot' needs"),
+        ({"score": "additive"}, "'score' is 'additive', expected one of"),
+        ({"cell": "rnn"}, "'cell' is 'rnn'"),
+    ):
+        (folder / "config.json").write_text(json.dumps({**config, **change}))
+        with pytest.raises(fastattn.LoadError, match=message):
+            fastattn.load(folder)

@@ -1,0 +1,204 @@
+"""What a Python service needs: many threads on one model, forks, steady memory, clear errors, quick imports."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastattn
+from fastattn import _native
+from fastattn.api import Model
+from fastattn.runtime import NativePrograms, NativeSession, Select
+
+GOLDEN = Path(__file__).parent / "golden" / "models"
+SOURCES = [[3 + (7 * i + j * j) % 90 for j in range(1 + i % 13)] + [0] for i in range(24)]
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return fastattn.load(GOLDEN / "marian", num_threads=2)
+
+
+def test_eight_threads_give_what_one_gives(model: Model) -> None:
+    options: dict[str, Any] = {"num_beams": 3, "max_new_tokens": 10, "return_attention": True}
+    expected = [model.generate(source, **options) for source in SOURCES]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda source: model.generate(source, **options), SOURCES * 2))
+    for result, one in zip(found, expected * 2, strict=True):
+        assert (result.token_ids, result.score) == (one.token_ids, one.score)
+        assert result.attention is not None and one.attention is not None
+        assert (result.attention.cross == one.attention.cross).all()
+
+
+def _in_child(queue: Any, model: Model, big: np.ndarray[Any, Any]) -> None:
+    attention = fastattn.ops.scaled_dot_product_attention(big, big, big)
+    queue.put(([g.token_ids for g in model.generate(SOURCES, max_new_tokens=6)], float(attention.sum())))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_fork_after_use_does_not_hang(model: Model) -> None:
+    """Pre-forking servers load and warm up, then fork: the child has no OpenMP pool of its own."""
+    before = fastattn.get_num_threads()
+    fastattn.set_num_threads(2)
+    try:
+        big = np.random.default_rng(0).standard_normal((1, 4, 256, 64)).astype(np.float32)
+        attention = float(fastattn.ops.scaled_dot_product_attention(big, big, big).sum())
+        expected = [g.token_ids for g in model.generate(SOURCES, max_new_tokens=6)]
+        context = multiprocessing.get_context("fork")
+        queue = context.Queue()
+        children = [context.Process(target=_in_child, args=(queue, model, big)) for _ in range(2)]
+        for child in children:
+            child.start()
+        results = [queue.get(timeout=60) for _ in children]
+        for child in children:
+            child.join(60)
+            assert child.exitcode == 0
+        assert results == [(expected, attention)] * 2
+        assert float(fastattn.ops.scaled_dot_product_attention(big, big, big).sum()) == attention
+    finally:
+        fastattn.set_num_threads(before)
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_a_steady_decode_step_allocates_nothing(model: Model, beams: int) -> None:
+    programs = NativePrograms(model._architecture.graphs, model_weights(model), 2)
+    session = NativeSession(programs)
+    select = Select(k=2 * beams, log_probs=True)
+    parents = np.array([0, *range(beams - 1)], np.int32)
+
+    def run(steps: int) -> int:
+        session.encode([np.array(SOURCES[5], np.int32)])
+        session.reorder(np.zeros(beams, np.int32))
+        session.step(np.full(beams, 100, np.int32), select)
+        before = int(_native.allocation_count())
+        for _ in range(steps):
+            session.step(np.full(beams, 7, np.int32), select)
+            session.reorder(parents)
+        return int(_native.allocation_count()) - before
+
+    run(40)
+    assert run(40) == 0
+
+
+def model_weights(model: Model) -> dict[str, Any]:
+    from fastattn.weights import bind_weights
+
+    a = model._architecture
+    return a.prepare(bind_weights(a.params, model.checkpoint, a.rename, a.optional, a.ignore))
+
+
+def test_pages_are_given_back(model: Model) -> None:
+    session = NativeSession(model._architecture.graphs, model_weights(model))
+    session.encode([np.array(s, np.int32) for s in SOURCES[:4]])
+    for _ in range(20):
+        session.step(np.full(4, 9, np.int32))
+    session.reorder(np.array([2, 2, 2], np.int32))
+    assert session._native.pages_in_use == 2  # 20 tokens of one sequence, shared
+    session.step(np.full(3, 9, np.int32))
+    assert session._native.pages_in_use == 4  # the last page is copied when it is written
+    session.reorder(np.zeros(0, np.int32))
+    assert session._native.pages_in_use == 0
+
+
+def test_num_threads_is_checked_and_used() -> None:
+    before = fastattn.get_num_threads()
+    assert before >= 1
+    for bad in (0, -1, True, 1.5, "2", 5000):
+        with pytest.raises(fastattn.OptionError, match="num_threads: found"):
+            fastattn.set_num_threads(bad)  # type: ignore[arg-type]
+        with pytest.raises(fastattn.OptionError, match="num_threads: found"):
+            fastattn.load(GOLDEN / "marian", num_threads=bad)  # type: ignore[arg-type]
+    fastattn.set_num_threads(1)
+    assert fastattn.get_num_threads() == 1
+    fastattn.set_num_threads(before)
+
+
+def test_threads_are_those_the_process_may_use() -> None:
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); import fastattn; print(fastattn.get_num_threads())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    code = "import fastattn; print(fastattn.get_num_threads())"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert run.stdout == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("some text", "found text, expected token ids"),
+        ([3, 101, 0], "token id 101 is outside the vocabulary of 101"),
+        ([3, -1], "token id -1 is outside the vocabulary"),
+        ([], None),
+        ([[]], "expected at least one token id"),
+        ([1] * 65, "the input is too long: 65 tokens found, the limit is 64"),
+        ([[1, 2], "x"], "expected token ids"),
+        ([[1.5, 2.0]], "expected text or a row of token ids, found float64"),
+        (7, "found int, expected text"),
+        ([None], "found NoneType"),
+        ([[[1]]], "expected text or a row of token ids"),
+    ],
+)
+def test_bad_inputs_are_named(model: Model, given: Any, message: str | None) -> None:
+    if message is None:
+        assert model.generate(given) == []
+        return
+    with pytest.raises(fastattn.InputError, match=message) as caught:
+        model.generate(given)
+    assert "\n" not in str(caught.value)
+    assert model.generate([5, 0], max_new_tokens=3).token_ids == model.generate([[5, 0]], max_new_tokens=3)[0].token_ids
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_beam": 3}, "did you mean num_beams"),
+        ({"num_beams": 0}, "num_beams: found 0"),
+        ({"batch_size": 0}, "batch_size: found 0, expected an integer >= 1"),
+        ({"max_new_tokens": -2}, "max_new_tokens: found -2"),
+        ({"suppress_tokens": [500]}, "token id 500"),
+    ],
+)
+def test_bad_options_are_named(model: Model, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(fastattn.OptionError, match=message):
+        model.generate([5, 0], **options)
+
+
+def test_bad_arguments_of_load_and_the_rest_are_named(model: Model, tmp_path: Path) -> None:
+    for path, message in (
+        ("no/such", "no/such: no such file or directory"),
+        ("en-fr-bahdana", "did you mean 'en-fr-bahdanau'"),
+    ):
+        with pytest.raises(fastattn.LoadError, match=message):
+            fastattn.load(path)
+    with pytest.raises(fastattn.LoadError, match=str(tmp_path)):
+        fastattn.load(tmp_path)
+    with pytest.raises(fastattn.OptionError, match="backend: found 'cuda', expected one of native, reference"):
+        fastattn.load(GOLDEN / "marian", backend="cuda")
+    with pytest.raises(fastattn.OptionError, match="compute_type: found 'int3'"):
+        fastattn.load(GOLDEN / "marian", compute_type="int3")
+    with pytest.raises(fastattn.InputError, match="decoder_input_ids: found 1 rows, expected 2"):
+        model.logits([[1, 0], [2, 0]], [[100]])
+    with pytest.raises(fastattn.InputError, match="targets: found 2, expected 1"):
+        model.score([5, 0], [[1, 0], [2, 0]])
+    with pytest.raises(fastattn.InputError, match="attention_mask: row 1 must be ones, then zeros"):
+        model.logits([[1, 0], [2, 0]], attention_mask=[[1, 1], [0, 1]])
+    with pytest.raises(fastattn.InputError, match="no tokenizer"):
+        model.stream([5, 0])
+    assert model.score([], []) == [] and model.embed([]).shape[0] == 0
+    assert model.logits(np.zeros((0, 3), np.int64)).shape[0] == 0
+    assert "marian" in repr(model)
+
+
+def test_a_session_that_raised_is_not_used_again(model: Model) -> None:
+    expected = model.generate([5, 0], max_new_tokens=5).token_ids
+    with pytest.raises(fastattn.InputError):
+        model.logits([[5, 0]], [[100, 999]])
+    assert model.generate([5, 0], max_new_tokens=5).token_ids == expected
