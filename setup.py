@@ -16,7 +16,17 @@ X86 = platform.machine().lower() in ("x86_64", "amd64")
 ISAS = ("generic", "avx2", "avx512") if X86 else ("generic", "neon")
 
 # No -m flags: what needs a newer CPU is compiled inside target regions (csrc/kernels/compile.h).
-FLAGS = ["-O3", "-g0", "-std=c++17", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra"]
+FLAGS = [
+    "-O3",
+    "-g0",
+    "-std=c++17",
+    "-fopenmp",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+]
 LINK = ["-fopenmp"]
 if sanitizers := os.environ.get("FASTATTN_SANITIZE"):
     FLAGS += [f"-fsanitize={sanitizers}", "-fno-omit-frame-pointer", "-g", "-O1"]
@@ -32,7 +42,9 @@ def sources() -> list[str]:
 
 
 def headers() -> list[str]:
-    return [str(path.relative_to(ROOT)) for end in ("h", "inl", "def") for path in sorted((ROOT / "csrc").rglob(f"*.{end}"))]
+    return [
+        str(path.relative_to(ROOT)) for end in ("h", "inl", "def") for path in sorted((ROOT / "csrc").rglob(f"*.{end}"))
+    ]
 
 
 engine = Pybind11Extension("fastattn._native", sources(), include_dirs=["csrc"], depends=headers())
@@ -40,7 +52,11 @@ engine.extra_compile_args = FLAGS
 engine.extra_link_args = LINK
 
 cython = [
-    Extension(".".join(path.relative_to(ROOT).with_suffix("").parts), [str(path.relative_to(ROOT))], extra_compile_args=["-O3"])
+    Extension(
+        ".".join(path.relative_to(ROOT).with_suffix("").parts),
+        [str(path.relative_to(ROOT))],
+        extra_compile_args=["-O3"],
+    )
     for path in sorted((ROOT / "fastattn").rglob("*.pyx"))
 ]
 

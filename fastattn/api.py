@@ -74,7 +74,9 @@ def load(
         if name not in bundled_models():
             near = difflib.get_close_matches(name, bundled_models(), 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise LoadError(f"{name}: no such file or directory, and no bundled model (bundled: {', '.join(bundled_models())}){hint}")
+            raise LoadError(
+                f"{name}: no such file or directory, and no bundled model (bundled: {', '.join(bundled_models())}){hint}"
+            )
         folder = BUNDLED / name
     return Model(open_checkpoint(folder), folder.name or name, num_threads, backend)
 
@@ -187,11 +189,18 @@ class Model:
     # --- generation -----------------------------------------------------------------------------------------------------
 
     @overload
-    def generate(self, inputs: str, *, return_attention: bool = ..., batch_size: int = ..., **options: Any) -> Generation: ...
+    def generate(
+        self, inputs: str, *, return_attention: bool = ..., batch_size: int = ..., **options: Any
+    ) -> Generation: ...
 
     @overload
     def generate(
-        self, inputs: Sequence[str] | Sequence[TokenIds], *, return_attention: bool = ..., batch_size: int = ..., **options: Any
+        self,
+        inputs: Sequence[str] | Sequence[TokenIds],
+        *,
+        return_attention: bool = ...,
+        batch_size: int = ...,
+        **options: Any,
     ) -> list[Generation]: ...
 
     def generate(
@@ -218,7 +227,9 @@ class Model:
         order = sorted(range(len(sources)), key=lambda i: len(sources[i].ids))
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            for i, result in zip(chosen, self._generate([sources[i] for i in chosen], resolved, return_attention), strict=True):
+            for i, result in zip(
+                chosen, self._generate([sources[i] for i in chosen], resolved, return_attention), strict=True
+            ):
                 results[i] = result
         done = [result for result in results if result is not None]
         return done if many else done[0]
@@ -243,7 +254,9 @@ class Model:
                 for h in hypotheses
             ]
             best = vars(candidates[0])
-            results.append(Generation(**best, hypotheses=candidates, unknown_words=source.unknown, source_tokens=source.tokens))
+            results.append(
+                Generation(**best, hypotheses=candidates, unknown_words=source.unknown, source_tokens=source.tokens)
+            )
         return results
 
     def stream(self, given: Input, **options: Any) -> Iterator[str]:
@@ -305,7 +318,9 @@ class Model:
             best = generate(session, [prompt], resolved)[0][0]
         ids = best.token_ids + ([] if best.end_token is None else [best.end_token])
         inputs = np.concatenate([prompt, np.array(ids[:-1], np.int32)])
-        _, (result,) = self._forced([source], [inputs], Select(k=min(5, self._architecture.vocabulary), log_probs=True), True)
+        _, (result,) = self._forced(
+            [source], [inputs], Select(k=min(5, self._architecture.vocabulary), log_probs=True), True
+        )
         weights = [record.weights for record in result.attention if record.kind == "cross"][-1].mean(axis=1)
         with np.errstate(divide="ignore"):
             scores = result.taps.get("scores", np.log(weights))
@@ -320,7 +335,9 @@ class Model:
                 weights=weights[t],
                 context=result.taps["context"][t],
                 attentional_state=state[t],
-                top=list(zip(self._labels(result.tokens[t].tolist(), True), np.exp(result.scores[t]).tolist(), strict=True)),
+                top=list(
+                    zip(self._labels(result.tokens[t].tolist(), True), np.exp(result.scores[t]).tolist(), strict=True)
+                ),
             )
             for t in range(len(ids))
         ]
@@ -332,7 +349,7 @@ class Model:
         zero. decoder_input_ids: default the start token alone. attention_mask: [batch, source] of 1 and, after them, 0 for
         padding in input_ids. Raises InputError for ids the model cannot take.
         """
-        many, listed = _listed(input_ids)
+        _, listed = _listed(input_ids)
         if attention_mask is not None:
             listed = _unpadded(listed, attention_mask)
         sources = [self._source(_token_ids(row, "input_ids")) for row in listed]

@@ -122,7 +122,8 @@ def test_num_threads_is_checked_and_used() -> None:
 
 
 def test_threads_are_those_the_process_may_use() -> None:
-    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); import fastattn; print(fastattn.get_num_threads())"
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+    code += "import fastattn; print(fastattn.get_num_threads())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     code = "import fastattn; print(fastattn.get_num_threads())"

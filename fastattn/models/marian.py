@@ -62,11 +62,16 @@ def read_config(config: Mapping[str, Any]) -> Config:
         shared=f.flag("share_encoder_decoder_embeddings", True),
         tied=f.flag("tie_word_embeddings", True),
     )
-    for key, heads in (("encoder_attention_heads", result.encoder_heads), ("decoder_attention_heads", result.decoder_heads)):
+    for key, heads in (
+        ("encoder_attention_heads", result.encoder_heads),
+        ("decoder_attention_heads", result.decoder_heads),
+    ):
         if width % heads:
             raise LoadError(f"config.json: {key!r} is {heads}, expected a divisor of d_model {width}")
     if result.shared and result.vocabulary != source:
-        raise LoadError(f"config.json: 'decoder_vocab_size' is {result.vocabulary}, but the embeddings of {source} are shared")
+        raise LoadError(
+            f"config.json: 'decoder_vocab_size' is {result.vocabulary}, but the embeddings of {source} are shared"
+        )
     return result
 
 
@@ -192,7 +197,9 @@ def build(config: Mapping[str, Any]) -> Architecture:
     if c.shared:
         rename.append((r"^model\.(?:encoder|decoder)\.embed_tokens\.weight$", "model.shared.weight"))
     if c.tied:
-        rename.append((r"^lm_head\.weight$", "model.shared.weight" if c.shared else "model.decoder.embed_tokens.weight"))
+        rename.append(
+            (r"^lm_head\.weight$", "model.shared.weight" if c.shared else "model.decoder.embed_tokens.weight")
+        )
     return Architecture(
         family="marian",
         graphs={"encoder": model.encode(), "decoder": model.step()},

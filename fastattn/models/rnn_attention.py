@@ -1,4 +1,6 @@
-"""The recurrent translator with attention: Bahdanau, Cho, Bengio (2015), arXiv:1409.0473; Luong, Pham, Manning (2015), arXiv:1508.04025.
+"""The recurrent translator with attention.
+
+Bahdanau, Cho, Bengio (2015), arXiv:1409.0473; Luong, Pham, Manning (2015), arXiv:1508.04025.
 
     encoder     bidirectional GRU or LSTM over the source: memory k_s, s = 1..S
     bahdanau    query = top decoder state of the step before; the context joins the input of the decoder's RNN
@@ -73,7 +75,8 @@ def read_config(config: Mapping[str, Any]) -> Config:
     )
     if result.score == "dot" and result.decoder != result.memory:
         raise LoadError(
-            f"config.json: score 'dot' needs decoder_hidden_size = 2 * encoder_hidden_size = {result.memory}, found {result.decoder}"
+            f"config.json: score 'dot' needs decoder_hidden_size = 2 * encoder_hidden_size = {result.memory}, "
+            f"found {result.decoder}"
         )
     return result
 

@@ -123,7 +123,8 @@ def make_marian() -> None:
         out = model(input_ids=ids, attention_mask=mask, decoder_input_ids=targets, output_attentions=True)
         exact = model.double()(input_ids=ids, attention_mask=mask, decoder_input_ids=targets)
     np.savez_compressed(
-        folder / "logits.npz", lengths=mask.sum(1).numpy(), sources=ids.numpy().astype(np.int32), targets=targets.numpy().astype(np.int32), logits=out.logits.numpy(), exact=exact.logits.numpy(),
+        folder / "logits.npz", lengths=mask.sum(1).numpy(), sources=ids.int().numpy(),
+        targets=targets.int().numpy(), logits=out.logits.numpy(), exact=exact.logits.numpy(),
         cross=np.stack([a.numpy() for a in out.cross_attentions]), own=np.stack([a.numpy() for a in out.decoder_attentions]),
         encoder=np.stack([a.numpy() for a in out.encoder_attentions]))  # fmt: skip
 
@@ -160,7 +161,7 @@ def make_rnn() -> None:
             logits = model.lm_head(states)
             exact = model.double().lm_head(model(ids, mask, targets)[0])
         np.savez_compressed(
-            folder / "logits.npz", sources=ids.numpy().astype(np.int32), lengths=mask.sum(1).numpy(), targets=targets.numpy().astype(np.int32),
+            folder / "logits.npz", sources=ids.int().numpy(), lengths=mask.sum(1).numpy(), targets=targets.int().numpy(),
             logits=logits.numpy(), exact=exact.numpy(), cross=weights.numpy())  # fmt: skip
         print(name)
 
