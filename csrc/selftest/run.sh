@@ -1,60 +1,72 @@
 #!/bin/sh
 # Compiles the kernels with their self-test and runs it under every instruction set that this machine has or can emulate.
 #   csrc/selftest/run.sh [native|aarch64|old-x86|sanitize|measure]...     default: native aarch64 old-x86
-# native: each available instruction set. aarch64: cross compiler and qemu-aarch64. old-x86: a static build under qemu-x86_64
-# with a CPU that has no AVX. A missing cross compiler or emulator is named and counts as a failure.
+# native: each instruction set of this CPU. aarch64: cross compiler and qemu-aarch64. old-x86: a static build under qemu-x86_64
+# as a CPU without AVX. sanitize: native, with ASan and UBSan. measure: speed instead of checks.
+# Exit status 3 and its name if a tool is missing. Objects are kept in build/selftest and follow their sources.
 set -eu
 csrc=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 build=${FASTATTN_SELFTEST_BUILD:-$csrc/../build/selftest}
+flags="-std=c++17 -ffp-contract=off -fno-math-errno -fvisibility=hidden -Wall -Wextra -I$csrc"
+cxx=${CXX:-g++}
 mkdir -p "$build"
-flags="-O3 -std=c++17 -ffp-contract=off -fno-math-errno -fvisibility=hidden -Wall -Wextra -I$csrc"
-
-compile() {  # compiler, output, further flags
-  compiler=$1 output=$2
-  shift 2
-  echo "compiling $(basename "$output") with $compiler"
-  objects=$build/$(basename "$output").o
-  mkdir -p "$objects"
-  for source in "$csrc"/isa/*.cpp "$csrc"/dispatch/*.cpp "$csrc"/base/cpu.cpp "$csrc"/selftest/*.cpp; do
-    object=$objects/$(basename "$source" .cpp).o
-    # shellcheck disable=SC2086
-    if [ ! -e "$object" ] || [ -n "$(find "$csrc"/isa "$csrc"/simd "$csrc"/kernels "$csrc"/dispatch "$csrc"/base "$csrc"/selftest -newer "$object" -type f)" ]; then
-      $compiler $flags "$@" -c "$source" -o "$object"
-    fi
-  done
-  # shellcheck disable=SC2086
-  $compiler $flags "$@" "$objects"/*.o -o "$output"
-}
+if command -v flock >/dev/null; then  # two runs at once would write the same objects
+  exec 9>"$build/lock"
+  flock 9
+fi
 
 need() { command -v "$1" >/dev/null || { echo "missing: $1" >&2; exit 3; }; }
 
+# objects DIRECTORY COMPILER [FLAGS]: compiles what is older than any source, two files at a time.
+objects() {
+  directory=$build/$1 compiler=$2
+  shift 2
+  need "$compiler"
+  mkdir -p "$directory"
+  for source in "$csrc"/isa/*.cpp "$csrc"/dispatch/*.cpp "$csrc"/base/cpu.cpp "$csrc"/selftest/*.cpp; do
+    object=$directory/$(basename "$source" .cpp).o
+    level=-O1
+    case $source in  # the tests depend on the table only, the kernels on everything to their left
+      */isa/*) level=-O3 inputs="$csrc/isa $csrc/simd $csrc/kernels" ;;
+      *) inputs="$csrc/kernels/kernels.h $csrc/kernels/kernels.def $csrc/dispatch $csrc/base/cpu.h $csrc/selftest/check.h" ;;
+    esac
+    # shellcheck disable=SC2086
+    [ -e "$object" ] && [ -z "$(find "$source" $inputs -type f -newer "$object")" ] || echo "$level $source $object"
+  done | xargs -r -P 2 -L 1 sh -c "$compiler $flags $* \$0 -c \"\$1\" -o \"\$2\""
+}
+
+run() {  # COMMAND ISA...: the self-test under each
+  program=$1
+  shift
+  for isa in "$@"; do $program "$isa"; done
+}
+
 for target in ${*:-native aarch64 old-x86}; do
   case $target in
-    native | measure | sanitize)
-      need "${CXX:-g++}"
-      if [ "$target" = sanitize ]; then
-        compile "${CXX:-g++}" "$build/sanitize" -fsanitize=address,undefined -fno-sanitize-recover=all
-        run=$build/sanitize
-      else
-        compile "${CXX:-g++}" "$build/native"
-        run=$build/native
-      fi
-      for isa in $("$run"); do
-        if [ "$target" = measure ]; then "$run" "$isa" measure; else "$run" "$isa"; fi
-      done
+    native | measure | old-x86)
+      objects native "$cxx"
+      "$cxx" "$build"/native/*.o -o "$build/selftest"
+      ;;
+  esac
+  case $target in
+    native) run "$build/selftest" $("$build/selftest") ;;
+    measure) for isa in $("$build/selftest"); do "$build/selftest" "$isa" measure; done ;;
+    old-x86)
+      need qemu-x86_64
+      "$cxx" -static "$build"/native/*.o -o "$build/selftest-static"
+      test "$(qemu-x86_64 -cpu qemu64 "$build/selftest-static")" = generic
+      run "qemu-x86_64 -cpu qemu64 $build/selftest-static" generic
       ;;
     aarch64)
-      need aarch64-linux-gnu-g++
       need qemu-aarch64
-      compile aarch64-linux-gnu-g++ "$build/aarch64" -static
-      for isa in neon generic; do qemu-aarch64 "$build/aarch64" $isa; done
+      objects aarch64 aarch64-linux-gnu-g++
+      aarch64-linux-gnu-g++ -static "$build"/aarch64/*.o -o "$build/selftest-aarch64"
+      run "qemu-aarch64 $build/selftest-aarch64" neon generic
       ;;
-    old-x86)
-      need "${CXX:-g++}"
-      need qemu-x86_64
-      compile "${CXX:-g++}" "$build/old-x86" -static
-      test "$(qemu-x86_64 -cpu qemu64 "$build/old-x86")" = generic
-      qemu-x86_64 -cpu qemu64 "$build/old-x86" generic
+    sanitize)
+      objects sanitize "$cxx" -g -fsanitize=address,undefined -fno-sanitize-recover=all
+      "$cxx" -fsanitize=address,undefined "$build"/sanitize/*.o -o "$build/selftest-sanitize"
+      run "$build/selftest-sanitize" $("$build/selftest-sanitize")
       ;;
     *)
       echo "unknown target: $target" >&2

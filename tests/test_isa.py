@@ -1,0 +1,94 @@
+"""The instruction set: what is available, what is forced, and that the forced one really does the arithmetic."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fastattn import isa, ops
+from fastattn.errors import OptionError
+
+ALL = isa.available()
+
+# What the arithmetic of each one gives away: whether a multiply-add rounds once, and the float lanes of a vector.
+TRAITS = {"generic": (False, 4), "neon": (True, 4), "avx2": (True, 8), "avx512": (True, 16)}
+
+
+def rounds_once() -> bool:
+    """(1 + 2^-12)^2 - (1 + 2^-11) is 2^-24 if the product is not rounded before the sum, else 0."""
+    query = np.array([1.0, 1.0 + 2.0**-12], np.float32)
+    keys = np.array([[-(1.0 + 2.0**-11), 1.0 + 2.0**-12], [0.0, 0.0]], np.float32)
+    _, weights = ops.scaled_dot_product_attention(
+        query[None, None, None], keys[None, None], keys[None, None], scale=2.0**24, return_weights=True
+    )
+    return bool(weights[0, 0, 0, 0] > 0.6)  # scores 1 and 0, or 0 and 0
+
+
+def lanes() -> int:
+    """A dot product of length 48 adds each lane's elements in order: 2^24 + 1 - 2^24 is 0, 2^24 - 2^24 + 1 is 1.
+
+    The elements are 0, s and 32. If the vector has L lanes and s is a multiple of L, all three share lane 0, and the 1
+    is lost; otherwise it is in a lane of its own.
+    """
+    for s in (4, 8, 16):
+        keys = np.zeros((1, 2, 48), np.float32)
+        keys[0, 0, [0, s, 32]] = 2.0**24, 1.0, -(2.0**24)
+        _, weights = ops.luong_attention(np.ones((1, 48), np.float32), keys, score="dot")
+        if np.isclose(weights.reshape(-1)[0], 0.5):
+            return s
+    return 0
+
+
+def test_the_last_resort_is_generic() -> None:
+    assert ALL[-1] == "generic"
+    assert isa.active() == ALL[0]  # the best, unless told otherwise
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_forced_one_is_active(name: str) -> None:
+    before = isa.active()
+    with isa.use(name):
+        assert isa.active() == name
+        assert (rounds_once(), lanes()) == TRAITS[name]
+    assert isa.active() == before
+
+
+def test_use_nests_and_survives_an_exception() -> None:
+    before = isa.active()
+    with pytest.raises(ZeroDivisionError), isa.use("generic"):
+        with isa.use(ALL[0]):
+            assert isa.active() == ALL[0]
+        assert isa.active() == "generic"
+        _ = 1 // 0
+    assert isa.active() == before
+
+
+@pytest.mark.parametrize("name", ["", "AVX2", "sse9", "avx2 "])
+def test_an_unknown_name_is_an_error(name: str) -> None:
+    with pytest.raises(OptionError) as error, isa.use(name):
+        pass
+    assert repr(name) in str(error.value) and ", ".join(ALL) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def run_with(value: str) -> subprocess.CompletedProcess[str]:
+    code = "from fastattn import isa; print(isa.active())"
+    environment = {**os.environ, "FASTATTN_ISA": value}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", ["", *ALL])
+def test_the_environment_chooses(name: str) -> None:
+    done = run_with(name)
+    assert (done.returncode, done.stdout) == (0, f"{name or ALL[0]}\n"), done.stderr
+
+
+def test_a_wrong_name_in_the_environment_is_an_error_at_import() -> None:
+    done = run_with("mmx")
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert "FASTATTN_ISA" in last and "'mmx'" in last and ", ".join(ALL) in last
