@@ -51,3 +51,12 @@ def exact_matches(model: nn.Module, encoder: Encoder, pairs: list[Pair], num_bea
     wrong = [(pair, found) for pair, found, (_, target, _) in zip(pairs, ids, encoded, strict=True)
              if found != target[:-1]]
     return 1 - len(wrong) / len(pairs), wrong
+
+
+def alignment_agreement(model: nn.Module, encoder: Encoder, pairs: list[Pair]) -> float:
+    """Of the target words that translate one source word, how many attend most to it (in exact translations)."""
+    encoded = [encoder.pair(pair) for pair in pairs]
+    ids, maps = greedy(model, [source for source, _, _ in encoded])
+    hits = [int(weights[t].argmax()) == row[0][0] for found, weights, (_, target, rows) in zip(ids, maps, encoded, strict=True)
+            if found == target[:-1] for t, row in enumerate(rows) if len(row) == 1]
+    return sum(hits) / len(hits)
