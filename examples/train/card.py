@@ -16,9 +16,9 @@ KIND = {
 }
 GUIDED = {
     True: "the attention weights were trained towards that alignment as well (guided alignment, weight 0.3): a "
-          "determiner looks half at the English determiner and half at its noun",
+    "determiner looks half at the English determiner and half at its noun",
     False: "the last decoder layer's cross-attention, averaged over its heads, was trained towards that alignment as "
-           "well (guided alignment, weight 0.3); its single heads and the other layers were left free",
+    "well (guided alignment, weight 0.3); its single heads and the other layers were left free",
 }
 
 
@@ -26,23 +26,37 @@ def shape(model: nn.Module) -> str:
     if isinstance(model, RnnAttention):
         c = model.config
         feeding = "with" if c.input_feeding else "without"
-        return (f"{c.num_layers} {c.cell.upper()} layer each side, embeddings {c.embedding_size}, encoder "
-                f"2 × {c.encoder_hidden_size}, decoder {c.decoder_hidden_size}, attentional state "
-                f"{c.attention_output_size}, {feeding} input feeding")
+        return (
+            f"{c.num_layers} {c.cell.upper()} layer each side, embeddings {c.embedding_size}, encoder "
+            f"2 × {c.encoder_hidden_size}, decoder {c.decoder_hidden_size}, attentional state "
+            f"{c.attention_output_size}, {feeding} input feeding"
+        )
     c = model.marian.config
-    return (f"{c.encoder_layers} + {c.decoder_layers} layers, width {c.d_model}, {c.encoder_attention_heads} heads, "
-            f"feed-forward {c.encoder_ffn_dim}, one shared vocabulary of {c.vocab_size} pieces, tied embeddings")
+    return (
+        f"{c.encoder_layers} + {c.decoder_layers} layers, width {c.d_model}, {c.encoder_attention_heads} heads, "
+        f"feed-forward {c.encoder_ffn_dim}, one shared vocabulary of {c.vocab_size} pieces, tied embeddings"
+    )
 
 
-def write(name: str, model: nn.Module, folder: Path, measured: dict[str, dict[int, float]], alignment: float,
-          sentences: int, seeds: str) -> None:
+def write(
+    name: str,
+    model: nn.Module,
+    folder: Path,
+    measured: dict[str, dict[int, float]],
+    alignment: float,
+    sentences: int,
+    seeds: str,
+) -> None:
     """`measured`: "greedy" and "beam 4" -> held-out seed -> share of 2,000 sentences exactly right.
 
     `alignment` is `evaluate.alignment_agreement`; `seeds` those of the training runs, one after the other."""
     english, french = vocabularies()
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    rows = "\n".join(f"| {search} | {held} | {share:.2%} |" for search, by_seed in measured.items()
-                     for held, share in by_seed.items())
+    rows = "\n".join(
+        f"| {search} | {held} | {share:.2%} |"
+        for search, by_seed in measured.items()
+        for held, share in by_seed.items()
+    )
     files = sorted(path for path in folder.iterdir() if path.suffix in (".onnx", ".json"))
     size = sum(path.stat().st_size for path in files) / 1e6
     (folder / "README.md").write_text(f"""# {name}

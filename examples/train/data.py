@@ -31,13 +31,20 @@ def pad(rows: list[list[int]], value: int = PAD) -> Tensor:
 def collate(examples: list[tuple[list[int], list[int], list[list[tuple[int, float]]]]]) -> Batch:
     sources, targets, rows = zip(*examples, strict=True)
     input_ids = pad(list(sources))
-    cells = [(b, t, s, weight) for b, sentence in enumerate(rows) for t, row in enumerate(sentence) for s, weight in row]
+    cells = [
+        (b, t, s, weight) for b, sentence in enumerate(rows) for t, row in enumerate(sentence) for s, weight in row
+    ]
     where = np.array(cells)
     alignment = np.zeros((len(examples), max(map(len, targets)), input_ids.shape[1]), np.float32)
     alignment[tuple(where[:, :3].astype(np.int64).T)] = where[:, 3]
     mask = pad([[1] * len(source) for source in sources], 0)
-    return Batch(input_ids, mask, pad([[PAD, *target[:-1]] for target in targets]), pad(list(targets), -100),
-                 torch.from_numpy(alignment))
+    return Batch(
+        input_ids,
+        mask,
+        pad([[PAD, *target[:-1]] for target in targets]),
+        pad(list(targets), -100),
+        torch.from_numpy(alignment),
+    )
 
 
 def forget_words(pair: Pair, draw: random.Random) -> Pair:
@@ -45,8 +52,10 @@ def forget_words(pair: Pair, draw: random.Random) -> Pair:
     index = draw.randrange(len(pair.source))
     source = list(pair.source)
     source[index] = "<unk>"
-    target = ["<unk>" if any(s == index and weight > 0.7 for s, weight in row) else word
-              for word, row in zip(pair.target, pair.alignment, strict=True)]
+    target = [
+        "<unk>" if any(s == index and weight > 0.7 for s, weight in row) else word
+        for word, row in zip(pair.target, pair.alignment, strict=True)
+    ]
     return Pair(source, target, pair.alignment)
 
 
@@ -55,12 +64,12 @@ def batches(encoder: Encoder, seed: int, batch_size: int, pool: int = 24) -> Ite
     draw = random.Random(seed)
     pairs = training_pairs(seed)
     while True:
-        examples = [encoder.pair(forget_words(pair, draw) if draw.random() < 0.015 else pair)
-                    for pair in islice(pairs, batch_size * pool)]
+        examples = [
+            encoder.pair(forget_words(pair, draw) if draw.random() < 0.015 else pair)
+            for pair in islice(pairs, batch_size * pool)
+        ]
         examples.sort(key=lambda example: (len(example[1]), len(example[0])))
         starts = list(range(0, len(examples), batch_size))
         draw.shuffle(starts)
         for start in starts:
             yield collate(examples[start : start + batch_size])
-
-

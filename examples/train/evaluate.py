@@ -43,13 +43,16 @@ def beam(model: nn.Module, sources: list[list[int]], num_beams: int) -> list[lis
     return ids
 
 
-def exact_matches(model: nn.Module, encoder: Encoder, pairs: list[Pair], num_beams: int = 1) -> tuple[float, list[tuple[Pair, list[int]]]]:
+def exact_matches(
+    model: nn.Module, encoder: Encoder, pairs: list[Pair], num_beams: int = 1
+) -> tuple[float, list[tuple[Pair, list[int]]]]:
     """Share of exact translations, and what went wrong: the pair and the ids found."""
     encoded = [encoder.pair(pair) for pair in pairs]
     sources = [source for source, _, _ in encoded]
     ids = greedy(model, sources)[0] if num_beams == 1 else beam(model, sources, num_beams)
-    wrong = [(pair, found) for pair, found, (_, target, _) in zip(pairs, ids, encoded, strict=True)
-             if found != target[:-1]]
+    wrong = [
+        (pair, found) for pair, found, (_, target, _) in zip(pairs, ids, encoded, strict=True) if found != target[:-1]
+    ]
     return 1 - len(wrong) / len(pairs), wrong
 
 
@@ -57,6 +60,11 @@ def alignment_agreement(model: nn.Module, encoder: Encoder, pairs: list[Pair]) -
     """Of the target words that translate one source word, how many attend most to it (in exact translations)."""
     encoded = [encoder.pair(pair) for pair in pairs]
     ids, maps = greedy(model, [source for source, _, _ in encoded])
-    hits = [int(weights[t].argmax()) == row[0][0] for found, weights, (_, target, rows) in zip(ids, maps, encoded, strict=True)
-            if found == target[:-1] for t, row in enumerate(rows) if len(row) == 1]
+    hits = [
+        int(weights[t].argmax()) == row[0][0]
+        for found, weights, (_, target, rows) in zip(ids, maps, encoded, strict=True)
+        if found == target[:-1]
+        for t, row in enumerate(rows)
+        if len(row) == 1
+    ]
     return sum(hits) / len(hits)

@@ -51,10 +51,18 @@ class DecoderStep(nn.Module):
         super().__init__()
         self.config, self.decoder, self.lm_head = model.config, model.decoder, model.lm_head
 
-    def forward(self, input_ids: Tensor, encoder_hidden_states: Tensor, attention_mask: Tensor, hidden: Tensor,
-                attentional_state: Tensor, cell: Tensor | None = None) -> tuple[Tensor, ...]:
-        attentional, hidden, cell, weights = self.decoder(input_ids, hidden, cell, attentional_state, None,
-                                                          encoder_hidden_states, attention_mask)
+    def forward(
+        self,
+        input_ids: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor,
+        hidden: Tensor,
+        attentional_state: Tensor,
+        cell: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        attentional, hidden, cell, weights = self.decoder(
+            input_ids, hidden, cell, attentional_state, None, encoder_hidden_states, attention_mask
+        )
         states = (hidden,) if cell is None else (hidden, cell)
         return self.lm_head(attentional).unsqueeze(1), attentional, *states, weights
 
@@ -68,24 +76,48 @@ class TeacherForced(nn.Module):
         self.final_logits_bias = model.marian.final_logits_bias
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
-        out = self.model(input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=decoder_input_ids,
-                         use_cache=False)
+        out = self.model(
+            input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=decoder_input_ids, use_cache=False
+        )
         return self.lm_head(out.last_hidden_state) + self.final_logits_bias
 
 
-def to_onnx(model: nn.Module, path: Path, inputs: dict[str, Tensor], outputs: dict[str, dict[int, str]],
-            axes: dict[str, dict[int, str]], exporter: str) -> None:
+def to_onnx(
+    model: nn.Module,
+    path: Path,
+    inputs: dict[str, Tensor],
+    outputs: dict[str, dict[int, str]],
+    axes: dict[str, dict[int, str]],
+    exporter: str,
+) -> None:
     """Axes named in `axes` and `outputs` are free in the file. Constants are not folded: each weight keeps its name."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if exporter == "dynamo":
-            shapes = tuple({axis: torch.export.Dim.DYNAMIC for axis in axes[name]} for name in inputs)
-            torch.onnx.export(model, tuple(inputs.values()), str(path), input_names=list(inputs), dynamo=True,
-                              output_names=list(outputs), dynamic_shapes=shapes, external_data=False, verbose=False)
+            shapes = tuple(dict.fromkeys(axes[name], torch.export.Dim.DYNAMIC) for name in inputs)
+            torch.onnx.export(
+                model,
+                tuple(inputs.values()),
+                str(path),
+                input_names=list(inputs),
+                dynamo=True,
+                output_names=list(outputs),
+                dynamic_shapes=shapes,
+                external_data=False,
+                verbose=False,
+            )
         else:
-            torch.onnx.export(model, tuple(inputs.values()), str(path), input_names=list(inputs), dynamo=False,
-                              output_names=list(outputs), dynamic_axes={**axes, **outputs}, opset_version=17,
-                              do_constant_folding=False)
+            torch.onnx.export(
+                model,
+                tuple(inputs.values()),
+                str(path),
+                input_names=list(inputs),
+                dynamo=False,
+                output_names=list(outputs),
+                dynamic_axes={**axes, **outputs},
+                opset_version=17,
+                do_constant_folding=False,
+            )
 
 
 def export_rnn(model: RnnAttention, folder: Path, exporter: str) -> None:
@@ -93,46 +125,93 @@ def export_rnn(model: RnnAttention, folder: Path, exporter: str) -> None:
     state = {1: "batch"}
     ids, mask = torch.randint(3, 99, (2, SOURCE_LENGTH)), torch.tensor([[1] * 7, [1] * 5 + [0] * 2])
     cells = ["cell"] if config.cell == "lstm" else []
-    states = {"hidden": state, **{cell: state for cell in cells}}
+    states = {"hidden": state, **dict.fromkeys(cells, state)}
     masks, free = ({}, batch) if exporter == "dynamo" else ({"attention_mask": mask}, source)
-    to_onnx(EncoderStep(model), folder / "encoder_model.onnx", {"input_ids": ids, **masks},
-            {"last_hidden_state": source, **states}, {"input_ids": free, "attention_mask": source}, exporter)
+    to_onnx(
+        EncoderStep(model),
+        folder / "encoder_model.onnx",
+        {"input_ids": ids, **masks},
+        {"last_hidden_state": source, **states},
+        {"input_ids": free, "attention_mask": source},
+        exporter,
+    )
     with torch.no_grad():
         memory, hidden, cell = model.encode(ids, mask)
-    inputs = {"input_ids": torch.tensor([[5], [6]]), "encoder_hidden_states": memory, "attention_mask": mask,
-              "hidden": hidden, "attentional_state": torch.zeros(2, config.attention_output_size),
-              **({"cell": cell} if cells else {})}
-    axes = {"input_ids": batch, "encoder_hidden_states": source, "attention_mask": source, "hidden": state,
-            "attentional_state": batch, "cell": state}
-    outputs = {"logits": batch, "new_attentional_state": batch,
-               **{f"new_{name}": state for name in states}, "attention_weights": {0: "batch", 2: "source"}}
-    to_onnx(DecoderStep(model), folder / "decoder_model.onnx", inputs, outputs,
-            {name: axes[name] for name in inputs}, exporter)
+    inputs = {
+        "input_ids": torch.tensor([[5], [6]]),
+        "encoder_hidden_states": memory,
+        "attention_mask": mask,
+        "hidden": hidden,
+        "attentional_state": torch.zeros(2, config.attention_output_size),
+        **({"cell": cell} if cells else {}),
+    }
+    axes = {
+        "input_ids": batch,
+        "encoder_hidden_states": source,
+        "attention_mask": source,
+        "hidden": state,
+        "attentional_state": batch,
+        "cell": state,
+    }
+    outputs = {
+        "logits": batch,
+        "new_attentional_state": batch,
+        **{f"new_{name}": state for name in states},
+        "attention_weights": {0: "batch", 2: "source"},
+    }
+    to_onnx(
+        DecoderStep(model),
+        folder / "decoder_model.onnx",
+        inputs,
+        outputs,
+        {name: axes[name] for name in inputs},
+        exporter,
+    )
 
 
 def export_marian(model: Marian, folder: Path, exporter: str) -> None:
     source, target = {0: "batch", 1: "source"}, {0: "batch", 1: "target"}
-    inputs = {"input_ids": torch.randint(3, 99, (2, 7)), "attention_mask": torch.tensor([[1] * 7, [1] * 5 + [0] * 2]),
-              "decoder_input_ids": torch.randint(3, 99, (2, 6))}
-    to_onnx(TeacherForced(model), folder / "model.onnx", inputs, {"logits": target},
-            {"input_ids": source, "attention_mask": source, "decoder_input_ids": target}, exporter)
+    inputs = {
+        "input_ids": torch.randint(3, 99, (2, 7)),
+        "attention_mask": torch.tensor([[1] * 7, [1] * 5 + [0] * 2]),
+        "decoder_input_ids": torch.randint(3, 99, (2, 6)),
+    }
+    to_onnx(
+        TeacherForced(model),
+        folder / "model.onnx",
+        inputs,
+        {"logits": target},
+        {"input_ids": source, "attention_mask": source, "decoder_input_ids": target},
+        exporter,
+    )
 
 
-def export(model: RnnAttention | Marian, folder: Path, source: Tokenizer, target: Tokenizer,
-           exporter: str = "torchscript") -> None:
+def export(
+    model: RnnAttention | Marian, folder: Path, source: Tokenizer, target: Tokenizer, exporter: str = "torchscript"
+) -> None:
     """Write everything a folder needs but the model card. `exporter`: torchscript | dynamo."""
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model, RnnAttention):
         model.config.save(folder)
         export_rnn(model, folder, exporter)
     else:
-        config = {key: value for key, value in model.marian.config.to_diff_dict().items()
-                  if not key.startswith("_") and key != "transformers_version"}
+        config = {
+            key: value
+            for key, value in model.marian.config.to_diff_dict().items()
+            if not key.startswith("_") and key != "transformers_version"
+        }
         write_json(folder / "config.json", {"architectures": ["MarianMTModel"], "tie_word_embeddings": True, **config})
         export_marian(model, folder, exporter)
-    write_json(folder / "generation_config.json", {
-        "decoder_start_token_id": PAD, "eos_token_id": EOS, "pad_token_id": PAD, "max_new_tokens": MAX_NEW_TOKENS,
-        "num_beams": 1})
+    write_json(
+        folder / "generation_config.json",
+        {
+            "decoder_start_token_id": PAD,
+            "eos_token_id": EOS,
+            "pad_token_id": PAD,
+            "max_new_tokens": MAX_NEW_TOKENS,
+            "num_beams": 1,
+        },
+    )
     source.save(str(folder / "tokenizer.json"), pretty=False)
     target.save(str(folder / "target_tokenizer.json"), pretty=False)
 
@@ -173,8 +252,9 @@ class OnnxTranslator:
         while True:
             token = yield logits
             prefix = np.concatenate((prefix, token), 1)
-            logits = self.files["model"].run(None, {"input_ids": ids, "attention_mask": mask,
-                                                    "decoder_input_ids": prefix})[0][:, -1]
+            logits = self.files["model"].run(
+                None, {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": prefix}
+            )[0][:, -1]
 
     def recurrent(self, ids: np.ndarray, mask: np.ndarray) -> Any:
         encoder, decoder = self.files["encoder_model"], self.files["decoder_model"]
@@ -189,7 +269,14 @@ class OnnxTranslator:
         logits = None
         while True:
             token = yield logits
-            found = dict(zip(outputs, decoder.run(None, {name: value for name, value in {**feed, "input_ids": token}.items()
-                                                         if name in wanted}), strict=True))
+            found = dict(
+                zip(
+                    outputs,
+                    decoder.run(
+                        None, {name: value for name, value in {**feed, "input_ids": token}.items() if name in wanted}
+                    ),
+                    strict=True,
+                )
+            )
             feed |= {name.removeprefix("new_"): value for name, value in found.items() if name.startswith("new_")}
             logits = found["logits"][:, 0]

@@ -189,7 +189,9 @@ préférer préfère préférez préfère préférons préfèrent préfér préf
 nettoyer nettoie nettoyez nettoie nettoyons nettoient nettoy nettoier nettoyé
 envoyer envoie envoyez envoie envoyons envoient envoy enverr envoyé
 """
-WITH_ETRE = frozenset("aller venir revenir partir sortir arriver rester tomber entrer rentrer".split())
+WITH_ETRE = frozenset(
+    ["aller", "venir", "revenir", "partir", "sortir", "arriver", "rester", "tomber", "entrer", "rentrer"]
+)
 
 # english[+particle] [past participle-of-the-past [ing]] = french [! flags] : object kinds
 # flags: s stative (no progressive), i simple past is imparfait, g bare nouns are generic
@@ -287,21 +289,32 @@ lend lent lent = prêter : thing text vehicle clothes
 offer = offrir : thing clothes food
 """
 
-NAMES_M = "paul Paul, peter Pierre, john Jean, james Jacques, mark Marc, luke Luc, henry Henri, thomas Thomas, " \
+NAMES_M = (
+    "paul Paul, peter Pierre, john Jean, james Jacques, mark Marc, luke Luc, henry Henri, thomas Thomas, "
     "andrew André, philip Philippe, charles Charles, antoine Antoine, victor Victor, simon Simon"
-NAMES_F = "mary Marie, julia Julie, sophie Sophie, alice Alice, claire Claire, anna Anne, emma Emma, louise Louise, " \
+)
+NAMES_F = (
+    "mary Marie, julia Julie, sophie Sophie, alice Alice, claire Claire, anna Anne, emma Emma, louise Louise, "
     "helen Hélène, catherine Catherine, martha Marthe, lucy Lucie, rose Rose, jane Jeanne"
-CITIES = "paris Paris, london Londres, rome Rome, berlin Berlin, madrid Madrid, lyon Lyon, geneva Genève, " \
+)
+CITIES = (
+    "paris Paris, london Londres, rome Rome, berlin Berlin, madrid Madrid, lyon Lyon, geneva Genève, "
     "brussels Bruxelles, athens Athènes, vienna Vienne, moscow Moscou, lisbon Lisbonne"
-COUNTRIES = "france France f, italy Italie f, spain Espagne f, germany Allemagne f, belgium Belgique f, " \
+)
+COUNTRIES = (
+    "france France f, italy Italie f, spain Espagne f, germany Allemagne f, belgium Belgique f, "
     "england Angleterre f, switzerland Suisse f, canada Canada m, japan Japon m, portugal Portugal m, brazil Brésil m"
-NUMBERS = "two deux, three trois, four quatre, five cinq, six six, seven sept, eight huit, nine neuf, ten dix, " \
-    "eleven onze, twelve douze, thirteen treize, fourteen quatorze, fifteen quinze, sixteen seize, twenty vingt, " \
+)
+NUMBERS = (
+    "two deux, three trois, four quatre, five cinq, six six, seven sept, eight huit, nine neuf, ten dix, "
+    "eleven onze, twelve douze, thirteen treize, fourteen quatorze, fifteen quinze, sixteen seize, twenty vingt, "
     "thirty trente, forty quarante, fifty cinquante"
-DAYS = "monday lundi, tuesday mardi, wednesday mercredi, thursday jeudi, friday vendredi, saturday samedi, " \
-    "sunday dimanche"
+)
+DAYS = (
+    "monday lundi, tuesday mardi, wednesday mercredi, thursday jeudi, friday vendredi, saturday samedi, sunday dimanche"
+)
 # words that begin with a vowel or an h and still do not elide
-NO_ELISION = frozenset("haricot haricots huit onze".split())
+NO_ELISION = frozenset(["haricot", "haricots", "huit", "onze"])
 
 
 def pairs(table: str) -> list[tuple[str, ...]]:
@@ -382,8 +395,21 @@ def make_verbs(table: str, irregular: dict[str, list[str]]) -> list[Verb]:
         flags = right[1] if len(right) > 1 else ""
         generic = "g" in flags and "-" not in flags
         third = "has" if base == "have" else base + "es" if base == "go" else english_plural(base)
-        verbs.append(Verb(base, third, ing, past, participle, tuple(particle), french_verb(right[0], irregular),
-                          tuple(objects.split()), "s" in flags, "i" in flags, generic))
+        verbs.append(
+            Verb(
+                base,
+                third,
+                ing,
+                past,
+                participle,
+                tuple(particle),
+                french_verb(right[0], irregular),
+                tuple(objects.split()),
+                "s" in flags,
+                "i" in flags,
+                generic,
+            )
+        )
     return verbs
 
 
@@ -395,7 +421,9 @@ INTRANSITIVES = make_verbs(INTRANSITIVE, IRREGULAR)
 MOTIONS = make_verbs(MOTION, IRREGULAR)
 GIVINGS = make_verbs(GIVING, IRREGULAR)
 ETRE, AVOIR, ALLER, POUVOIR, DEVOIR, VOULOIR, DIRE, FAIRE, SAVOIR = (
-    french_verb(verb, IRREGULAR) for verb in "être avoir aller pouvoir devoir vouloir dire faire savoir".split())
+    french_verb(verb, IRREGULAR)
+    for verb in ("être", "avoir", "aller", "pouvoir", "devoir", "vouloir", "dire", "faire", "savoir")
+)
 PENSER = french_verb("penser", IRREGULAR)
 UNKNOWN_NOUN = Noun(UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, "m", "unknown")
 UNKNOWN_ADJECTIVE = Adjective(UNKNOWN, (UNKNOWN,) * 4, None, False, "b")

@@ -94,15 +94,18 @@ class Encoder(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
         self.rnn = make_rnn(config, config.embedding_size, config.encoder_hidden_size, bidirectional=True)
 
-    def forward(self, input_ids: Tensor,
-                attention_mask: Tensor | None) -> tuple[Tensor, Tensor | tuple[Tensor, Tensor]]:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor | tuple[Tensor, Tensor]]:
         """Memory (B, S, 2E) and what the RNN ends with, (2L, B, E). Padding changes nothing: the sequences are packed.
 
         Without a mask nothing is padded, and nothing is packed: torch.export cannot trace packing."""
         words = self.embed_tokens(input_ids)
         if attention_mask is None:
             return self.rnn(words)
-        packed, last = self.rnn(pack_padded_sequence(words, attention_mask.sum(1).to("cpu"), True, enforce_sorted=False))
+        packed, last = self.rnn(
+            pack_padded_sequence(words, attention_mask.sum(1).to("cpu"), True, enforce_sorted=False)
+        )
         return pad_packed_sequence(packed, batch_first=True, total_length=input_ids.shape[1])[0], last
 
 
@@ -118,13 +121,29 @@ class Decoder(nn.Module):
         self.W_c = nn.Linear(memory + config.decoder_hidden_size, config.attention_output_size, bias=False)
         self.kind, self.input_feeding = config.attention, config.input_feeding
 
-    def forward(self, token: Tensor, hidden: Tensor, cell: Tensor | None, attentional: Tensor, keys: Tensor | None,
-                memory: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    def forward(
+        self,
+        token: Tensor,
+        hidden: Tensor,
+        cell: Tensor | None,
+        attentional: Tensor,
+        keys: Tensor | None,
+        memory: Tensor,
+        mask: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """One decoder step. token: (B, 1). Returns the new attentional state, hidden, cell and the weights (B, 1, S)."""
         return self.advance(self.embed_tokens(token), hidden, cell, attentional, keys, memory, mask)
 
-    def advance(self, word: Tensor, hidden: Tensor, cell: Tensor | None, attentional: Tensor, keys: Tensor | None,
-                memory: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    def advance(
+        self,
+        word: Tensor,
+        hidden: Tensor,
+        cell: Tensor | None,
+        attentional: Tensor,
+        keys: Tensor | None,
+        memory: Tensor,
+        mask: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """The step from the word's vector (B, 1, E) on."""
         parts = [word]
         if self.kind == "bahdanau":
@@ -167,31 +186,39 @@ class RnnAttention(nn.Module):
 
     def bridged(self, bridge: nn.ModuleList, last: Tensor) -> Tensor:
         """last: (2L, B, E), forward and backward of each layer in turn -> (L, B, D)."""
-        return torch.stack([torch.tanh(linear(torch.cat((last[2 * layer], last[2 * layer + 1]), dim=1)))
-                            for layer, linear in enumerate(bridge)])
+        return torch.stack(
+            [
+                torch.tanh(linear(torch.cat((last[2 * layer], last[2 * layer + 1]), dim=1)))
+                for layer, linear in enumerate(bridge)
+            ]
+        )
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Teacher-forced attentional states (B, T, F), what `lm_head` takes, and attention weights (B, T, S)."""
         memory, hidden, cell = self.encode(input_ids, attention_mask)
         keys = self.decoder.attention.project(memory)
         words = self.decoder.embed_tokens(decoder_input_ids)
-        if self.config.attention == "luong" and not self.config.input_feeding:  # nothing of the attention enters the RNN
+        if (
+            self.config.attention == "luong" and not self.config.input_feeding
+        ):  # nothing of the attention enters the RNN
             top, _ = self.decoder.rnn(words, hidden if cell is None else (hidden, cell))
             context, weights = self.decoder.attention(top, keys, memory, attention_mask)
             return torch.tanh(self.decoder.W_c(torch.cat((context, top), dim=2))), weights
         attentional = memory.new_zeros(len(memory), self.config.attention_output_size)
         outputs, maps = [], []
         for word in words.split(1, dim=1):
-            attentional, hidden, cell, weights = self.decoder.advance(word, hidden, cell, attentional, keys, memory,
-                                                                      attention_mask)
+            attentional, hidden, cell, weights = self.decoder.advance(
+                word, hidden, cell, attentional, keys, memory, attention_mask
+            )
             outputs.append(attentional)
             maps.append(weights)
         return torch.stack(outputs, dim=1), torch.cat(maps, dim=1)
 
 
 @torch.no_grad()
-def greedy_search(model: RnnAttention, input_ids: Tensor, attention_mask: Tensor,
-                  max_new_tokens: int = 64) -> tuple[list[list[int]], list[Tensor]]:
+def greedy_search(
+    model: RnnAttention, input_ids: Tensor, attention_mask: Tensor, max_new_tokens: int = 64
+) -> tuple[list[list[int]], list[Tensor]]:
     """Per sentence the ids up to the end token (not included) and the weights (T, S), the end token's row included."""
     config = model.config
     memory, hidden, cell = model.encode(input_ids, attention_mask)
@@ -201,7 +228,9 @@ def greedy_search(model: RnnAttention, input_ids: Tensor, attention_mask: Tensor
     tokens, maps = [], []
     finished = torch.zeros(len(memory), dtype=torch.bool)
     while len(tokens) < max_new_tokens and not bool(finished.all()):
-        attentional, hidden, cell, weights = model.decoder(token, hidden, cell, attentional, keys, memory, attention_mask)
+        attentional, hidden, cell, weights = model.decoder(
+            token, hidden, cell, attentional, keys, memory, attention_mask
+        )
         token = model.lm_head(attentional).argmax(1, keepdim=True)
         tokens.append(token)
         maps.append(weights)
@@ -209,12 +238,14 @@ def greedy_search(model: RnnAttention, input_ids: Tensor, attention_mask: Tensor
     ids, attention = torch.cat(tokens, dim=1).tolist(), torch.cat(maps, dim=1)
     lengths = [row.index(config.eos_token_id) if config.eos_token_id in row else len(row) for row in ids]
     return [row[:n] for row, n in zip(ids, lengths, strict=True)], [
-        weights[: n + 1, : int(mask.sum())] for weights, n, mask in zip(attention, lengths, attention_mask, strict=True)]
+        weights[: n + 1, : int(mask.sum())] for weights, n, mask in zip(attention, lengths, attention_mask, strict=True)
+    ]
 
 
 @torch.no_grad()
-def beam_search(model: RnnAttention, input_ids: Tensor, attention_mask: Tensor, num_beams: int,
-                max_new_tokens: int = 64) -> list[list[int]]:
+def beam_search(
+    model: RnnAttention, input_ids: Tensor, attention_mask: Tensor, num_beams: int, max_new_tokens: int = 64
+) -> list[list[int]]:
     """The best hypothesis per sentence by log-probability per token, the end token counted.
 
     A beam that ends leaves the search; a sentence is done when `num_beams` hypotheses are and no open one can beat them.

@@ -20,12 +20,23 @@ PAD, EOS, UNK = 0, 1, 2
 SPECIAL = ["<pad>", "</s>", "<unk>"]
 ENDINGS = (*lex.IMPERFECT, *lex.FUTURE, "e", "s", "es")
 CONTRACTIONS = (
-    (r"[’ʼ`]", "'"), (r"(?<=\bca)n't\b", "n not"), (r"(?<=\bcan)not\b", " not"),
-    (r"\bwon't\b", "will not"), (r"n't\b", " not"),
+    (r"[’ʼ`]", "'"),
+    (r"(?<=\bca)n't\b", "n not"),
+    (r"(?<=\bcan)not\b", " not"),
+    (r"\bwon't\b", "will not"),
+    (r"n't\b", " not"),
     (r"(?<=\blet)'s\b", " us"),
     (r"(?<=\bhe|\bshe|\bit|\bthat|\bthere|\bthis|\bwhat|\bwhere|\bwho|\bwhen|\bwhy|\bhow)'s\b", " is"),
-    (r"'m\b", " am"), (r"'re\b", " are"), (r"'ll\b", " will"), (r"'ve\b", " have"), (r"'d\b", " would"), (r"'s\b", " 's"),
-    (r"(?<=\bgr)ey\b", "ay"), (r"\bneighbour", "neighbor"), (r"\btravelling\b", "traveling"), (r"\btheatre", "theater"),
+    (r"'m\b", " am"),
+    (r"'re\b", " are"),
+    (r"'ll\b", " will"),
+    (r"'ve\b", " have"),
+    (r"'d\b", " would"),
+    (r"'s\b", " 's"),
+    (r"(?<=\bgr)ey\b", "ay"),
+    (r"\bneighbour", "neighbor"),
+    (r"\btravelling\b", "traveling"),
+    (r"\btheatre", "theater"),
 )
 
 
@@ -97,22 +108,32 @@ def halves(word: str) -> list[tuple[bool, str]]:
 
 def source_tokenizer(ids: dict[str, int]) -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Sequence([
-        normalizers.NFC(), normalizers.Lowercase(),
-        *(normalizers.Replace(Regex(pattern), text) for pattern, text in CONTRACTIONS)])
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r'[.?!,;:"()]'), "isolated")])
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFC(),
+            normalizers.Lowercase(),
+            *(normalizers.Replace(Regex(pattern), text) for pattern, text in CONTRACTIONS),
+        ]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r'[.?!,;:"()]'), "isolated")]
+    )
     finish(tokenizer)
     return tokenizer
 
 
 def target_tokenizer(ids: dict[str, int]) -> Tokenizer:
-    tokenizer = Tokenizer(models.WordPiece(ids, unk_token="<unk>", continuing_subword_prefix="",
-                                           max_input_chars_per_word=100))
+    tokenizer = Tokenizer(
+        models.WordPiece(ids, unk_token="<unk>", continuing_subword_prefix="", max_input_chars_per_word=100)
+    )
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex("[’ʼ]"), "'")])
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Metaspace(), pre_tokenizers.Split(Regex("'"), "merged_with_previous"),
-        pre_tokenizers.Split(Regex(r"\."), "isolated")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(),
+            pre_tokenizers.Split(Regex("'"), "merged_with_previous"),
+            pre_tokenizers.Split(Regex(r"\."), "isolated"),
+        ]
+    )
     # an unknown word stands as a word of its own in the text instead of vanishing
     tokenizer.decoder = decoders.Sequence([decoders.Replace("<unk>", "▁<unk>"), decoders.Metaspace()])
     finish(tokenizer)

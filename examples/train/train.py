@@ -32,7 +32,11 @@ def make_model(name: str, sizes: tuple[int, int]) -> nn.Module:
         return marian.make_model(sizes[0])
     if name == "en-fr-bahdanau":
         return RnnAttention(RnnConfig(*sizes))
-    return RnnAttention(RnnConfig(*sizes, cell="lstm", attention="luong", score="general", encoder_hidden_size=112, decoder_hidden_size=176))
+    return RnnAttention(
+        RnnConfig(
+            *sizes, cell="lstm", attention="luong", score="general", encoder_hidden_size=112, decoder_hidden_size=176
+        )
+    )
 
 
 def losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -51,8 +55,18 @@ def schedule(step: int, total: int, warmup: int = 200) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * max(0.0, 2 * step / total - 1)))
 
 
-def train(model: nn.Module, encoder: Encoder, *, steps: int, batch_size: int, rate: float, seed: int,
-          guide: float, half_precision: bool, check: Callable[[], str]) -> None:
+def train(
+    model: nn.Module,
+    encoder: Encoder,
+    *,
+    steps: int,
+    batch_size: int,
+    rate: float,
+    seed: int,
+    guide: float,
+    half_precision: bool,
+    check: Callable[[], str],
+) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=rate, betas=(0.9, 0.98), eps=1e-9)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps))
     began = time.perf_counter()
@@ -66,8 +80,11 @@ def train(model: nn.Module, encoder: Encoder, *, steps: int, batch_size: int, ra
         optimizer.step()
         scheduler.step()
         if step % 100 == 0:
-            print(f"step {step:6}/{steps}  words {words.item():.4f}  alignment {guided.item():.4f}  "
-                  f"{(time.perf_counter() - began) / step:.3f} s/step", flush=True)
+            print(
+                f"step {step:6}/{steps}  words {words.item():.4f}  alignment {guided.item():.4f}  "
+                f"{(time.perf_counter() - began) / step:.3f} s/step",
+                flush=True,
+            )
         if step % 500 == 0:
             model.eval()
             print("   ", check(), flush=True)
@@ -83,7 +100,9 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, help="how many to train on")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--bfloat16", action="store_true", help="autocast for the first 85 %%: faster where the CPU has AMX")
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="autocast for the first 85 %%: faster where the CPU has AMX"
+    )
     parser.add_argument("--resume", type=Path, help="start from this checkpoint.pt")
     parser.add_argument("--before", type=int, default=0, help="sentences that checkpoint has seen, for the model card")
     parser.add_argument("--checkpoint", type=Path, help="export this checkpoint.pt instead of training")
@@ -96,7 +115,9 @@ def main() -> None:
     model = make_model(options.model, (sizes[0], sizes[1]))
     sentences = options.sentences or SENTENCES[options.model]
     options.out.mkdir(parents=True, exist_ok=True)
-    print(f"{options.model}: {sum(p.numel() for p in model.parameters()):,} parameters, vocabularies {sizes}", flush=True)
+    print(
+        f"{options.model}: {sum(p.numel() for p in model.parameters()):,} parameters, vocabularies {sizes}", flush=True
+    )
     if options.resume:
         model.load_state_dict(torch.load(options.resume))
     if options.checkpoint:
@@ -109,12 +130,22 @@ def main() -> None:
             torch.save(model.state_dict(), options.out / "checkpoint.pt")
             return f"{exact_matches(model, encoder, sample)[0]:.2%} of 500 held-out sentences exact"
 
-        train(model, encoder, steps=sentences // options.batch_size, batch_size=options.batch_size,
-              rate=LEARNING_RATE[options.model], seed=options.seed, guide=0.3,
-              half_precision=options.bfloat16, check=check)
+        train(
+            model,
+            encoder,
+            steps=sentences // options.batch_size,
+            batch_size=options.batch_size,
+            rate=LEARNING_RATE[options.model],
+            seed=options.seed,
+            guide=0.3,
+            half_precision=options.bfloat16,
+            check=check,
+        )
         torch.save(model.state_dict(), options.out / "checkpoint.pt")
-    measured = {search: {seed: exact_matches(model, encoder, held_out(seed, 2000), num_beams)[0]
-                         for seed in EVALUATION_SEEDS} for search, num_beams in (("greedy", 1), ("beam 4", 4))}
+    measured = {
+        search: {seed: exact_matches(model, encoder, held_out(seed, 2000), num_beams)[0] for seed in EVALUATION_SEEDS}
+        for search, num_beams in (("greedy", 1), ("beam 4", 4))
+    }
     print("held out, exact:", measured, flush=True)
     export.export(model, options.out, source, target, exporter=options.exporter)
     agreement = alignment_agreement(model, encoder, held_out(EVALUATION_SEEDS[0], 500))

@@ -39,16 +39,24 @@ def make(name: str, checkpoint: Path) -> dict[str, object]:
     differing = sum(a != b for a, b in zip(ids, found, strict=True))
     if differing:
         raise SystemExit(f"{name}: onnxruntime differs from PyTorch in {differing} of {COUNT} sentences")
-    sentences = [[" ".join(pair.source), grammar.french_text(pair.target), row]
-                 for pair, row in zip(pairs, ids, strict=True)]
+    sentences = [
+        [" ".join(pair.source), grammar.french_text(pair.target), row] for pair, row in zip(pairs, ids, strict=True)
+    ]
     for english, french, row in sentences[:200]:
         assert source.encode(english).ids == encoder.source(english.split()), english
         assert target.encode(french).ids[:-1] == row or target.decode(row) != french, french
     exact = sum(target.decode(row) == french for _, french, row in sentences)
     (row,), (weights,) = evaluate.greedy(model, [source.encode(EXAMPLE).ids])
-    return {"seed": SEED, "exact": exact, "sentences": sentences,
-            "attention": {"source": EXAMPLE, "ids": row, "weights": [[round(w, 6) for w in line] for line in
-                                                                     weights.tolist()]}}
+    return {
+        "seed": SEED,
+        "exact": exact,
+        "sentences": sentences,
+        "attention": {
+            "source": EXAMPLE,
+            "ids": row,
+            "weights": [[round(w, 6) for w in line] for line in weights.tolist()],
+        },
+    }
 
 
 def main() -> None:
