@@ -262,12 +262,13 @@ class Model:
     def stream(self, given: Input, **options: Any) -> Iterator[str]:
         """Decodes one input greedily (or by sampling) and yields its text piece by piece as tokens are chosen.
 
-        The pieces together are the text `generate` gives. Raises as `generate`, before the first piece.
+        The pieces together are the text `generate` gives. A number of beams in the model's files does not count here, as
+        beams settle on a token only at the end. Raises as `generate`, before the first piece.
 
         >>> "".join(load("en-fr-bahdanau").stream("I am eating an apple"))
         'je mange une pomme'
         """
-        resolved = self._options(options)
+        resolved = self._options({"num_beams": 1, **options})
         codec = self._codec("a request for text")
         source, prompt = self._source(given), self._prompt(resolved)
 
