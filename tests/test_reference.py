@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fastattn import ops as public
 from fastattn import reference
 from fastattn.ops.table import OPS
 from fastattn.reference import ops, stateful
@@ -28,6 +29,12 @@ def test_every_row_of_the_op_table_has_its_function() -> None:
         names = set(inspect.signature(function).parameters) - {"step"}
         expected = {entry.rstrip("?*") for entry in (*row.inputs, *row.params)} | set(row.attrs)
         assert names == expected, name
+
+
+def test_the_public_ops_have_the_signatures_of_their_references() -> None:
+    for name in set(reference.__all__) - {"OPS", "ReferenceSession"}:
+        ours, native = (inspect.signature(getattr(module, name)).parameters for module in (reference, public))
+        assert {k: (p.kind, p.default) for k, p in ours.items()} == {k: (p.kind, p.default) for k, p in native.items()}
 
 
 # --- activations and norms

@@ -207,8 +207,11 @@ def multi_head_attention(
     attn_mask: Array | None = None,
     is_causal: bool = False,
     kv_lengths: Array | None = None,
+    q_start: int | Array | None = None,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    window: Window | None = None,
     return_weights: bool = False,
-    **options: Any,
 ) -> Any:
     """Vaswani et al. 2017, with the packed weights of PyTorch's nn.MultiheadAttention (batch first).
 
@@ -235,8 +238,11 @@ def multi_head_attention(
         attn_mask,
         is_causal=is_causal,
         kv_lengths=kv_lengths,
+        q_start=q_start,
+        scale=scale,
+        softcap=softcap,
+        window=window,
         return_weights=True,
-        **options,
     )
     out = context.swapaxes(1, 2).reshape(batch, queries, width) @ out_proj_weight.T
     out = out if out_proj_bias is None else out + out_proj_bias
