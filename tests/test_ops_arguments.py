@@ -38,6 +38,7 @@ CALLS: dict[str, dict[str, Any]] = {
         "values": ones(2, 5, 8),
     },
     "attentional_state": {"context": ones(2, 4), "state": ones(2, 3), "W_c": ones(5, 7), "bias": ones(5)},
+    "pack": {"weight": ones(2, 3)},
     "softmax": {"x": ones(2, 3)},
     "log_softmax": {"x": ones(2, 3)},
     "top_k": {"x": ones(2, 3), "k": 2},
@@ -61,24 +62,30 @@ SDPA = "scaled_dot_product_attention"
 ARRAYS = [(op, name) for op, call in CALLS.items() for name, value in call.items() if isinstance(value, np.ndarray)]
 
 
+def call(op: str, **arguments: Any) -> Any:
+    if op == "pack":
+        return ops.linear(np.eye(3), ops.pack(**arguments))
+    return getattr(ops, op)(**arguments)
+
+
 def first(result: Any) -> np.ndarray:
     return result[0] if isinstance(result, tuple) else result
 
 
 def test_every_op_is_called_here() -> None:
-    assert set(CALLS) == set(ops.__all__)
-    for op, call in CALLS.items():
-        result = first(getattr(ops, op)(**call))
+    assert set(CALLS) == set(ops.__all__) - {"PackedWeight"}
+    for op, arguments in CALLS.items():
+        result = first(call(op, **arguments))
         assert result.dtype == np.float32 and result.size, op
 
 
-@pytest.mark.parametrize("module", ["attention", "basic", "recurrent"])
+@pytest.mark.parametrize("module", ["attention", "basic", "packed", "recurrent"])
 def test_examples_of_the_docstrings(module: str) -> None:
     found = doctest.testmod(importlib.import_module(f"fastattn.ops.{module}"))
     assert found.attempted and not found.failed
 
 
-@pytest.mark.parametrize("op", ops.__all__)
+@pytest.mark.parametrize("op", CALLS)
 def test_docstrings_have_an_example(op: str) -> None:
     assert ">>>" in (inspect.getdoc(getattr(ops, op)) or "")
 
@@ -97,7 +104,7 @@ def test_signatures_are_those_of_the_reference(op: str) -> None:
 )
 def test_a_wrong_dtype_is_named(op: str, name: str, value: Any) -> None:
     with pytest.raises(TypeError, match=rf"^{name}: ") as raised:
-        getattr(ops, op)(**{**CALLS[op], name: value})
+        call(op, **{**CALLS[op], name: value})
     assert "\n" not in str(raised.value)
 
 
@@ -109,7 +116,7 @@ def test_a_wrong_shape_is_named(op: str, name: str) -> None:
         pytest.skip("takes any shape")
     wrong = ones(9, 9, 9, 9, 9)
     with pytest.raises(ValueError, match="9") as raised:
-        getattr(ops, op)(**{**CALLS[op], name: wrong})
+        call(op, **{**CALLS[op], name: wrong})
     # a wrong x may also be told by what does not fit it any more
     assert ":" in str(raised.value) and "\n" not in str(raised.value)
     if name not in ("x", "context"):
@@ -164,7 +171,7 @@ def test_a_wrong_shape_is_named(op: str, name: str) -> None:
 )  # fmt: skip
 def test_errors_say_what_was_found_and_expected(op: str, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
-        getattr(ops, op)(**{**CALLS[op], **change})
+        call(op, **{**CALLS[op], **change})
 
 
 @pytest.mark.parametrize(
@@ -183,7 +190,7 @@ def test_errors_say_what_was_found_and_expected(op: str, change: dict[str, Any],
 )
 def test_integers_and_masks_of_a_wrong_type_are_named(op: str, change: dict[str, Any], name: str) -> None:
     with pytest.raises(TypeError, match=f"^{name}: "):
-        getattr(ops, op)(**{**CALLS[op], **change})
+        call(op, **{**CALLS[op], **change})
 
 
 @pytest.mark.parametrize("ids", [[3], [-1], [2**40]])
@@ -200,8 +207,8 @@ def test_other_numbers_are_converted_to_float32(op: str, name: str, dtype: str) 
     else:
         kind = np.dtype(dtype)
     values = RNG.integers(0, 2, CALLS[op][name].shape)
-    expected = first(getattr(ops, op)(**{**CALLS[op], name: values.astype(np.float32)}))
-    found = first(getattr(ops, op)(**{**CALLS[op], name: values.astype(kind)}))
+    expected = first(call(op, **{**CALLS[op], name: values.astype(np.float32)}))
+    found = first(call(op, **{**CALLS[op], name: values.astype(kind)}))
     assert same_bits(expected, found)
 
 
@@ -216,7 +223,7 @@ def test_lists_and_unaligned_arrays_are_taken() -> None:
 @pytest.mark.parametrize("op", CALLS)
 def test_arguments_are_left_as_they_were(op: str) -> None:
     before = {name: value.copy() for name, value in CALLS[op].items() if isinstance(value, np.ndarray)}
-    result = first(getattr(ops, op)(**CALLS[op]))
+    result = first(call(op, **CALLS[op]))
     assert all(same_bits(CALLS[op][name], value) for name, value in before.items())
     assert not any(np.shares_memory(result, CALLS[op][name]) for name in before)
 
@@ -266,3 +273,54 @@ def test_many_threads_at_once_give_the_same_results() -> None:
     for worker in workers:
         worker.join()
     assert not failures
+
+
+PACKABLE = [
+    ("linear", "weight"), ("attentional_state", "W_c"), ("additive_attention", "W_q"), ("additive_attention", "W_k"),
+    ("multi_head_attention", "in_proj_weight"), ("multi_head_attention", "out_proj_weight"),
+    *[(op, name) for op in ("gru_cell", "lstm_cell") for name in ("weight_ih", "weight_hh")],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("op", "name"), PACKABLE)
+def test_a_packed_weight_gives_the_same_bits(op: str, name: str) -> None:
+    values = {
+        n: RNG.standard_normal(x.shape, np.float32) if isinstance(x, np.ndarray) else x for n, x in CALLS[op].items()
+    }
+    assert same_bits(first(call(op, **values)), first(call(op, **{**values, name: ops.pack(values[name])})))
+    with pytest.raises(ValueError, match=rf"^{name}: expected shape|^x: expected"):
+        call(op, **{**values, name: ops.pack(ones(5, 9))})
+
+
+@pytest.mark.parametrize("op", ["gru", "lstm"])
+def test_packed_sequences_give_the_same_bits(op: str) -> None:
+    x, rows = RNG.standard_normal((2, 5, 3), np.float32), 12 if op == "gru" else 16
+    w = RNG.standard_normal((rows, 3), np.float32), RNG.standard_normal((rows, 4), np.float32)
+    assert same_bits(call(op, x=x, weights=[w])[0], call(op, x=x, weights=[[ops.pack(m) for m in w]])[0])
+
+
+@pytest.mark.parametrize("width", [8, 24, 32, 40, 64])
+def test_packed_projections_of_heads_begin_in_any_panel(width: int) -> None:
+    q, k, v = (RNG.standard_normal((2, 5, width), np.float32) for _ in range(3))
+    w_in, b_in, w_out, b_out = (
+        RNG.standard_normal(s, np.float32) for s in ((3 * width, width), 3 * width, (width, width), width)
+    )
+    for arrays in ((q, k, v), (q, q, q), (q, k, k), (q, q, v)):
+        plain = ops.multi_head_attention(*arrays, w_in, b_in, w_out, b_out, 2)
+        assert same_bits(plain, ops.multi_head_attention(*arrays, ops.pack(w_in), b_in, ops.pack(w_out), b_out, 2))
+        assert same_bits(
+            ops.multi_head_attention(*arrays, w_in, None, w_out, None, 2),
+            ops.multi_head_attention(*arrays, ops.pack(w_in), None, w_out, None, 2),
+        )
+
+
+def test_packing_copies_and_takes_any_strides() -> None:
+    w, x = RNG.standard_normal((70, 33), np.float32), RNG.standard_normal((3, 33), np.float32)
+    expected = ops.linear(x, w)
+    for odd in (w.copy(), w.astype(np.float64), np.asfortranarray(w), np.ascontiguousarray(w[::-1, ::-1])[::-1, ::-1]):
+        packed = ops.pack(odd)
+        assert packed.shape == (70, 33)
+        odd[...] = 0
+        assert same_bits(ops.linear(x, packed), expected)
+    with pytest.raises(ValueError, match=r"^weight: expected shape \[O, I\], got \[3\]"):
+        ops.pack(ones(3))

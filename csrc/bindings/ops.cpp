@@ -8,6 +8,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <variant>
 
 #include "ops/dense_attention.h"
 #include "ops/dense_linear.h"
@@ -135,12 +136,32 @@ void score_attention(const Floats& query, const Floats& keys, const OptionalFloa
   dense::score_attention(op);
 }
 
-void linear(const Floats& x, const Floats& weight, const OptionalFloats& bias, const std::string& activation,
-            const OptionalFloats& residual, Floats& result) {
+std::shared_ptr<Weight> pack(const Floats& weight) {
+  const auto view = in<2>(weight, "weight");
+  py::gil_scoped_release release;
+  return dense::pack(view);
+}
+
+void require_packed(const Weight& weight, int64_t rows, int64_t cols, const char* name) {
+  require(weight.rows >= rows && weight.cols == cols, name, "wrong shape");
+  require(static_cast<int64_t>(weight.panels.size()) == weight.panel_count() * cols * kPanel, name, "not packed");
+}
+
+// weight: an array, or what `pack` made of one, of which the panels from first_panel on are used.
+void linear(const Floats& x, const std::variant<std::shared_ptr<Weight>, Floats>& weight, int64_t first_panel,
+            const OptionalFloats& bias, const std::string& activation, const OptionalFloats& residual, Floats& result) {
   dense::Linear op{};
-  op.x = in<2>(x, "x"), op.weight = in<2>(weight, "weight"), op.y = out<2>(result, "out");
-  const int64_t rows = op.x.shape[0], O = op.weight.shape[0];
-  require(op.weight.shape[1] == op.x.shape[1], "weight", "wrong shape");
+  op.x = in<2>(x, "x"), op.y = out<2>(result, "out");
+  const int64_t rows = op.x.shape[0], O = op.y.shape[1];
+  if (const auto* packed = std::get_if<std::shared_ptr<Weight>>(&weight)) {
+    require(*packed && first_panel >= 0, "weight", "missing");
+    require_packed(**packed, first_panel * kPanel + O, op.x.shape[1], "weight");
+    op.packed = packed->get(), op.first_panel = first_panel;
+    op.weight.shape[0] = O, op.weight.shape[1] = op.x.shape[1];
+  } else {
+    op.weight = in<2>(std::get<Floats>(weight), "weight");
+    require(op.weight.shape[0] == O && op.weight.shape[1] == op.x.shape[1], "weight", "wrong shape");
+  }
   require_shape(op.y, {rows, O}, "out");
   op.bias = flat(bias, O, "bias"), op.activation = activation_named(activation);
   if (residual) {
@@ -208,7 +229,7 @@ void embedding(const Longs& ids, const Floats& weight, float scale, Floats& resu
   dense::embedding(list, count, table, scale, y);
 }
 
-void recurrent(const std::string& cell, bool reverse, const Floats& x, const Floats& weight_ih, const Floats& weight_hh,
+void recurrent(const std::string& cell, bool reverse, const Floats& x, const Weight& weight_ih, const Weight& weight_hh,
                const OptionalFloats& bias_ih, const OptionalFloats& bias_hh, const Longs& lengths, Floats& result,
                Floats& h, std::optional<Floats>& c) {
   dense::Recurrent op{};
@@ -216,11 +237,11 @@ void recurrent(const std::string& cell, bool reverse, const Floats& x, const Flo
   require(lstm || cell == "gru", "cell", "neither gru nor lstm");
   op.cell = lstm ? dense::Recurrent::Cell::lstm : dense::Recurrent::Cell::gru;
   op.direction = reverse ? dense::Recurrent::Direction::reverse : dense::Recurrent::Direction::forward;
-  op.x = in<3>(x, "x"), op.weight_ih = in<2>(weight_ih, "weight_ih"), op.weight_hh = in<2>(weight_hh, "weight_hh");
-  const int64_t B = op.x.shape[0], T = op.x.shape[1], H = op.weight_hh.shape[1], O = (lstm ? 4 : 3) * H;
-  require(op.weight_ih.shape[0] == O && op.weight_ih.shape[1] == op.x.shape[2] && rows_contiguous(op.weight_ih),
-          "weight_ih", "wrong shape");
-  require(op.weight_hh.shape[0] == O && rows_contiguous(op.weight_hh), "weight_hh", "wrong shape");
+  op.x = in<3>(x, "x"), op.weight_ih = &weight_ih, op.weight_hh = &weight_hh;
+  const int64_t B = op.x.shape[0], T = op.x.shape[1], H = weight_hh.cols, O = (lstm ? 4 : 3) * H;
+  require(weight_ih.rows == O && weight_hh.rows == O, "weight_hh", "wrong shape");
+  require_packed(weight_ih, O, op.x.shape[2], "weight_ih");
+  require_packed(weight_hh, O, H, "weight_hh");
   require(rows_contiguous(op.x), "x", "last axis is not contiguous");
   require(lstm == c.has_value(), "c", "belongs to the LSTM");
   op.bias_ih = flat(bias_ih, O, "bias_ih"), op.bias_hh = flat(bias_hh, O, "bias_hh");
@@ -243,8 +264,10 @@ void bind_ops(py::module_& m) {
   m.def("score_attention", &score_attention, exact("query"), exact("keys"), exact("v"), exact("values"),
         exact("lengths"), exact("context"), exact("weights"),
         "Attention by v . tanh(q + k), or by q . k when v is None.");
-  m.def("linear", &linear, exact("x"), exact("weight"), exact("bias"), py::arg("activation"), exact("residual"),
-        exact("out"), "act(x W^T + bias) + residual.");
+  m.attr("PANEL") = kPanel;
+  m.def("pack", &pack, exact("weight"), "A weight [O, I] as panels of PANEL rows, for linear and recurrent.");
+  m.def("linear", &linear, exact("x"), exact("weight"), py::arg("first_panel"), exact("bias"), py::arg("activation"),
+        exact("residual"), exact("out"), "act(x W^T + bias) + residual.");
   m.def("softmax", &softmax, exact("x"), exact("out"), "Softmax of each row.");
   m.def("log_softmax", &log_softmax, exact("x"), exact("out"), "Log-softmax of each row.");
   m.def("activation", &activation, exact("x"), py::arg("kind"), exact("out"), "An activation, element by element.");

@@ -1,14 +1,20 @@
-// y = act(x W^T + bias) + residual over arrays as they come: the weight is packed on the way, panel by panel.
+// y = act(x W^T + bias) + residual over arrays as they come. A weight that is not packed yet is packed on the way,
+// panel by panel.
 #pragma once
+
+#include <memory>
 
 #include "kernels/kernels.h"
 #include "ops/dense_view.h"
+#include "ops/weight.h"
 
 namespace fastattn::dense {
 
 struct Linear {
-  In<2> x;            // (rows, I)
-  In<2> weight;       // (O, I), any strides
+  In<2> x;       // (rows, I)
+  In<2> weight;  // (O, I), any strides; data null: `packed` is used, from panel `first_panel` on
+  const Weight* packed;
+  int64_t first_panel;
   const float* bias;  // (O), or null
   Activation activation;
   In<2> residual;  // (rows, O), last axis contiguous; data null: none
@@ -17,11 +23,7 @@ struct Linear {
 
 void linear(const Linear& op);
 
-// Floats of one panel of a weight with K columns, and of all panels of one with O rows.
-inline int64_t panel_floats(int64_t K) { return K * kPanel; }
-inline int64_t panel_count(int64_t O) { return (O + kPanel - 1) / kPanel; }
-
-// Panel p of the weight as [K][kPanel], zero padded.
-void pack_panel(const In<2>& weight, int64_t p, float* panel);
+// A weight packed once, for many calls.
+std::shared_ptr<Weight> pack(const In<2>& weight);
 
 }  // namespace fastattn::dense

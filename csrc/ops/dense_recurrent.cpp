@@ -17,22 +17,18 @@ constexpr double kWorkPerStep = 2e5;
 struct Run {
   const KernelTable& kernel;
   const Recurrent& op;
-  int64_t B, T, I, H, O;
+  int64_t B, T, H, O;
   std::vector<int64_t> order;  // sequences, longest first
-  std::shared_ptr<Weight> ih, hh;
   Buffer<float> gx, gh, h, c;  // (B T, O), (B, O), (B, H), (B, H): the last three in `order`
 
-  Run(const KernelTable& k, const Recurrent& r, int threads)
+  Run(const KernelTable& k, const Recurrent& r)
       : kernel(k),
         op(r),
         B(r.x.shape[0]),
         T(r.x.shape[1]),
-        I(r.x.shape[2]),
-        H(r.weight_hh.shape[1]),
-        O(r.weight_hh.shape[0]),
+        H(r.weight_hh->cols),
+        O(r.weight_hh->rows),
         order(static_cast<size_t>(B)),
-        ih(packed_weight(r.weight_ih.data, O, I, r.weight_ih.stride[0], threads)),
-        hh(packed_weight(r.weight_hh.data, O, H, r.weight_hh.stride[0], threads)),
         gx(static_cast<size_t>(B * T * O)),
         gh(static_cast<size_t>(B * O)),
         h(static_cast<size_t>(B * H)),
@@ -47,8 +43,8 @@ struct Run {
   // Rows of x beyond a sequence's length are not touched.
   void input_products(const Team& team) {
     for (int64_t b = 0; b < B; ++b)
-      fastattn::linear({ih.get(), op.x.data + b * op.x.stride[0], op.lengths[b], op.x.stride[1], gx.data() + b * T * O,
-                        O, op.bias_ih, Activation::none, nullptr, 0},
+      fastattn::linear({op.weight_ih, op.x.data + b * op.x.stride[0], op.lengths[b], op.x.stride[1],
+                        gx.data() + b * T * O, O, op.bias_ih, Activation::none, nullptr, 0},
                        team);
   }
 
@@ -70,7 +66,8 @@ struct Run {
     for (int64_t step = 0;; ++step) {
       while (running > 0 && op.lengths[sequence(running - 1)] <= step) --running;
       if (running == 0) return;
-      fastattn::linear({hh.get(), h.data(), running, H, gh.data(), O, op.bias_hh, Activation::none, nullptr, 0}, team);
+      fastattn::linear({op.weight_hh, h.data(), running, H, gh.data(), O, op.bias_hh, Activation::none, nullptr, 0},
+                       team);
       team.barrier();
       const Range mine = team.split(running);
       for (int64_t i = mine.begin; i < mine.end; ++i) cell(i, step);
@@ -102,11 +99,11 @@ struct Run {
 }  // namespace
 
 void recurrent(const Recurrent& op) {
-  const int64_t B = op.x.shape[0], O = op.weight_hh.shape[0], H = op.weight_hh.shape[1];
+  const int64_t B = op.x.shape[0], O = op.weight_hh->rows, H = op.weight_hh->cols;
   if (B == 0 || H == 0) return;
   const double per_step = 2.0 * static_cast<double>(B * O) * static_cast<double>(H);
   const int threads = per_step < kWorkPerStep ? 1 : threads_for(per_step * static_cast<double>(2 * op.x.shape[1]));
-  Run run(kernels(), op, threads);
+  Run run(kernels(), op);
   run.load_states();
   parallel(threads, [&run](Team& team) {
     run.input_products(team);

@@ -2,18 +2,19 @@
 #pragma once
 
 #include "ops/dense_view.h"
+#include "ops/weight.h"
 
 namespace fastattn::dense {
 
 struct Recurrent {
   enum class Cell { gru, lstm } cell;  // gates in PyTorch's order: r z n, or i f g o
   enum class Direction { forward, reverse } direction;
-  In<3> x;                         // (B, T, I), last axis contiguous
-  In<2> weight_ih, weight_hh;      // (gates H, I), (gates H, H), last axis contiguous
-  const float *bias_ih, *bias_hh;  // (gates H), or null
-  const int64_t* lengths;          // (B): at most T
-  Out<3> out;                      // (B, T, H), last axis contiguous; zero beyond a length
-  float *h, *c;                    // (B, H): the state before, and after; c for the LSTM only
+  In<3> x;                              // (B, T, I), last axis contiguous
+  const Weight *weight_ih, *weight_hh;  // packed (gates H, I), (gates H, H)
+  const float *bias_ih, *bias_hh;       // (gates H), or null
+  const int64_t* lengths;               // (B): at most T
+  Out<3> out;                           // (B, T, H), last axis contiguous; zero beyond a length
+  float *h, *c;                         // (B, H): the state before, and after; c for the LSTM only
 };
 
 void recurrent(const Recurrent& op);

@@ -1,6 +1,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from fastattn._native import Weight
+
 _F = NDArray[np.float32]
 _L = NDArray[np.int64]
 
@@ -19,7 +21,13 @@ def attention(
     weights: _F | None,
 ) -> None: ...
 def score_attention(query: _F, keys: _F, v: _F | None, values: _F, lengths: _L, context: _F, weights: _F) -> None: ...
-def linear(x: _F, weight: _F, bias: _F | None, activation: str, residual: _F | None, out: _F) -> None: ...
+
+PANEL: int
+
+def pack(weight: _F) -> Weight: ...
+def linear(
+    x: _F, weight: _F | Weight, first_panel: int, bias: _F | None, activation: str, residual: _F | None, out: _F
+) -> None: ...
 def softmax(x: _F, out: _F) -> None: ...
 def log_softmax(x: _F, out: _F) -> None: ...
 def activation(x: _F, kind: str, out: _F) -> None: ...
@@ -31,8 +39,8 @@ def recurrent(
     cell: str,
     reverse: bool,
     x: _F,
-    weight_ih: _F,
-    weight_hh: _F,
+    weight_ih: Weight,
+    weight_hh: Weight,
     bias_ih: _F | None,
     bias_hh: _F | None,
     lengths: _L,

@@ -7,7 +7,8 @@ What holds for all of them:
   TypeError, a shape that does not fit a ValueError; both name the argument.
 * The number of threads is `fastattn.get_num_threads()`; small problems run alone. The result does not depend on it,
   nor on what else is in the batch, bit by bit.
-* Empty batches and empty sequences are allowed; what attends to nothing is zero.
+* A weight that multiplies a few rows at a time is best packed once, with `pack`; every op says which of its weights
+may be. * Empty batches and empty sequences are allowed; what attends to nothing is zero.
 """
 
 from fastattn.ops.attention import (
@@ -34,9 +35,11 @@ from fastattn.ops.basic import (
     tanh,
     top_k,
 )
+from fastattn.ops.packed import PackedWeight, pack
 from fastattn.ops.recurrent import gru, gru_cell, lstm, lstm_cell
 
 __all__ = [
+    "PackedWeight",
     "additive_attention",
     "attentional_state",
     "embedding",
@@ -52,6 +55,7 @@ __all__ = [
     "lstm_cell",
     "luong_attention",
     "multi_head_attention",
+    "pack",
     "relu",
     "rms_norm",
     "scaled_dot_product_attention",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +22,15 @@ Longs = NDArray[np.int64]
 AnyArray = NDArray[Any]
 
 _FAR = 1 << 40  # positions and windows beyond this are refused or cut, so that int64 sums of them cannot overflow
+
+
+class Shaped(Protocol):
+    """An array, or what has the shape of one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def ndim(self) -> int: ...
 
 
 def as_array(value: Any, name: str) -> AnyArray:
@@ -56,7 +65,7 @@ def contiguous(x: Floats | None) -> Floats | None:
     return None if x is None else np.ascontiguousarray(x)
 
 
-def expect(x: AnyArray, name: str, layout: str, *sizes: int | None) -> None:
+def expect(x: Shaped, name: str, layout: str, *sizes: int | None) -> None:
     """ValueError unless x has these sizes (None: any). `layout` names the axes, as in "B S Ck"."""
     if x.ndim == len(sizes) and all(want is None or want == have for want, have in zip(sizes, x.shape, strict=True)):
         return

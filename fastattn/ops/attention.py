@@ -21,11 +21,11 @@ from fastattn.ops._arrays import (
     integer,
     lengths_of,
     mask_of,
-    matrix,
     optional_floats,
     positions_of,
     window_of,
 )
+from fastattn.ops.packed import PackedWeight, WeightLike, project, project_rows, weight_of
 
 Window = Sequence[int | None]
 
@@ -189,14 +189,6 @@ def scaled_dot_product_attention(
     return out if weights is None else (out, weights)
 
 
-def _project(x: Floats, weight: Floats, bias: Floats | None = None) -> Floats:
-    """x Wᵀ + b: [..., I] to [..., O]."""
-    out = np.empty((math.prod(x.shape[:-1]), weight.shape[0]), np.float32)
-    native.linear(matrix(x), weight, contiguous(bias), "none", None, out)
-    result: Floats = out.reshape(*x.shape[:-1], weight.shape[0])
-    return result
-
-
 def _heads(x: Floats, heads: int) -> Floats:
     """[B, T, C] as [B, H, T, D], without a copy."""
     batch, length, width = x.shape
@@ -205,7 +197,7 @@ def _heads(x: Floats, heads: int) -> Floats:
 
 
 def _project_inputs(
-    query: Floats, key: Floats, value: Floats, weight: Floats, bias: Floats | None
+    query: Floats, key: Floats, value: Floats, weight: Floats | PackedWeight, bias: Floats | None
 ) -> tuple[Floats, ...]:
     """The three projections, as one product where the inputs are the same array."""
     width = query.shape[-1]
@@ -216,8 +208,7 @@ def _project_inputs(
         count = 1
         while first + count < 3 and inputs[first + count] is inputs[first]:
             count += 1
-        rows = slice(first * width, (first + count) * width)
-        joined = _project(inputs[first], weight[rows], None if bias is None else bias[rows])
+        joined = project_rows(inputs[first], weight, bias, first * width, (first + count) * width)
         parts += [joined[..., i * width : (i + 1) * width] for i in range(count)]
     return tuple(parts)
 
@@ -227,9 +218,9 @@ def multi_head_attention(
     query: ArrayLike,
     key: ArrayLike,
     value: ArrayLike,
-    in_proj_weight: ArrayLike,
+    in_proj_weight: WeightLike,
     in_proj_bias: ArrayLike | None,
-    out_proj_weight: ArrayLike,
+    out_proj_weight: WeightLike,
     out_proj_bias: ArrayLike | None,
     num_heads: int,
     *,
@@ -249,9 +240,9 @@ def multi_head_attention(
     query: ArrayLike,
     key: ArrayLike,
     value: ArrayLike,
-    in_proj_weight: ArrayLike,
+    in_proj_weight: WeightLike,
     in_proj_bias: ArrayLike | None,
-    out_proj_weight: ArrayLike,
+    out_proj_weight: WeightLike,
     out_proj_bias: ArrayLike | None,
     num_heads: int,
     *,
@@ -270,9 +261,9 @@ def multi_head_attention(
     query: ArrayLike,
     key: ArrayLike,
     value: ArrayLike,
-    in_proj_weight: ArrayLike,
+    in_proj_weight: WeightLike,
     in_proj_bias: ArrayLike | None,
-    out_proj_weight: ArrayLike,
+    out_proj_weight: WeightLike,
     out_proj_bias: ArrayLike | None,
     num_heads: int,
     *,
@@ -296,7 +287,7 @@ def multi_head_attention(
         query: [B, T, C].
         key, value: [B, S, C]. Passing the same array (as in self-attention) makes one product of the projections.
         in_proj_weight: [3 C, C], the rows of q, then k, then v. in_proj_bias: [3 C] or None.
-        out_proj_weight: [C, C]. out_proj_bias: [C] or None.
+        out_proj_weight: [C, C]. out_proj_bias: [C] or None. Both weights may be packed (`pack`).
         num_heads: a divisor of C.
         attn_mask, is_causal, kv_lengths, q_start, scale, softcap, window: as in `scaled_dot_product_attention`; the
             mask is broadcast to [B, H, T, S]. `kv_lengths` is PyTorch's `key_padding_mask` for padding at the end.
@@ -323,8 +314,8 @@ def multi_head_attention(
     num_heads = integer(num_heads, "num_heads")
     if num_heads < 1 or width % num_heads:
         raise ValueError(f"num_heads: expected a divisor of C = {width}, got {num_heads}")
-    w_in, b_in = floats(in_proj_weight, "in_proj_weight"), optional_floats(in_proj_bias, "in_proj_bias")
-    w_out, b_out = floats(out_proj_weight, "out_proj_weight"), optional_floats(out_proj_bias, "out_proj_bias")
+    w_in, b_in = weight_of(in_proj_weight, "in_proj_weight"), optional_floats(in_proj_bias, "in_proj_bias")
+    w_out, b_out = weight_of(out_proj_weight, "out_proj_weight"), optional_floats(out_proj_bias, "out_proj_bias")
     expect(w_in, "in_proj_weight", "3C C", 3 * width, width)
     expect(w_out, "out_proj_weight", "C C", width, width)
     if b_in is not None:
@@ -347,7 +338,7 @@ def multi_head_attention(
         kv_lengths=kv_lengths,
         return_weights=return_weights,
     )
-    out = _project(context, w_out, b_out)
+    out = project(context, w_out, b_out)
     return out if weights is None else (out, weights)
 
 
@@ -380,8 +371,8 @@ def _weigh(
 def additive_attention(
     query: ArrayLike,
     keys: ArrayLike,
-    W_q: ArrayLike,
-    W_k: ArrayLike,
+    W_q: WeightLike,
+    W_k: WeightLike,
     v: ArrayLike,
     *,
     values: ArrayLike | None = None,
@@ -396,7 +387,7 @@ def additive_attention(
     Args:
         query: [B, T, Hq], or [B, Hq] for one query per sequence.
         keys: [B, S, Hk].
-        W_q: [A, Hq]. W_k: [A, Hk]. v: [A]. bias: [A] or None.
+        W_q: [A, Hq]. W_k: [A, Hk]. They may be packed (`pack`). v: [A]. bias: [A] or None.
         values: [B, S, Hv]; default: the keys.
         lengths: integers [B]: keys and values from there on do not exist, whatever they hold.
 
@@ -418,14 +409,14 @@ def additive_attention(
     [[0.5, 0.5, 0.0]]
     """
     q, k, vals = _check_recurrent(query, keys, values)
-    w_q, w_k, w_v = floats(W_q, "W_q"), floats(W_k, "W_k"), floats(v, "v")
+    w_q, w_k, w_v = weight_of(W_q, "W_q"), weight_of(W_k, "W_k"), floats(v, "v")
     expect(w_v, "v", "A", None)
     expect(w_q, "W_q", "A Hq", len(w_v), q.shape[2])
     expect(w_k, "W_k", "A Hk", len(w_v), k.shape[2])
     b = optional_floats(bias, "bias")
     if b is not None:
         expect(b, "bias", "A", len(w_v))
-    return _weigh(_project(q, w_q), _project(k, w_k, b), w_v, vals, lengths, np.ndim(query) == 2)
+    return _weigh(project(q, w_q), project(k, w_k, b), w_v, vals, lengths, np.ndim(query) == 2)
 
 
 def luong_attention(
@@ -482,21 +473,21 @@ def luong_attention(
     w = floats(W, "W")
     if v is None:
         expect(w, "W", "Hq Hk", width, key_width)
-        return _weigh(_project(q, w.T), k, None, vals, lengths, single)
+        return _weigh(project(q, w.T), k, None, vals, lengths, single)
     w_v = floats(v, "v")
     expect(w_v, "v", "A", None)
     expect(w, "W", "A Hq+Hk", len(w_v), width + key_width)
-    return _weigh(_project(q, w[:, :width]), _project(k, w[:, width:]), w_v, vals, lengths, single)
+    return _weigh(project(q, w[:, :width]), project(k, w[:, width:]), w_v, vals, lengths, single)
 
 
-def attentional_state(context: ArrayLike, state: ArrayLike, W_c: ArrayLike, bias: ArrayLike | None = None) -> Floats:
+def attentional_state(context: ArrayLike, state: ArrayLike, W_c: WeightLike, bias: ArrayLike | None = None) -> Floats:
     """tanh(W_c [context; state] + bias): the state from which the next token is predicted.
 
     Luong et al. 2015, equation 5.
 
     Args:
         context: [..., Cc]. state: [..., Ch], with the same leading axes. They are copied side by side.
-        W_c: [O, Cc + Ch]. bias: [O] or None.
+        W_c: [O, Cc + Ch]; it may be packed (`pack`). bias: [O] or None.
 
     Returns:
         float32 [..., O].
@@ -509,13 +500,15 @@ def attentional_state(context: ArrayLike, state: ArrayLike, W_c: ArrayLike, bias
     >>> attentional_state(np.ones((1, 2)), np.ones((1, 1)), np.zeros((3, 3))).tolist()
     [[0.0, 0.0, 0.0]]
     """
-    c, h, w, b = floats(context, "context"), floats(state, "state"), floats(W_c, "W_c"), optional_floats(bias, "bias")
+    c, h, w, b = (
+        floats(context, "context"),
+        floats(state, "state"),
+        weight_of(W_c, "W_c"),
+        optional_floats(bias, "bias"),
+    )
     if c.ndim == 0 or h.shape[:-1] != c.shape[:-1] or h.ndim != c.ndim:
         raise ValueError(f"state: expected the leading axes of context, {list(c.shape)}, got {list(h.shape)}")
     expect(w, "W_c", "O Cc+Ch", None, c.shape[-1] + h.shape[-1])
     if b is not None:
         expect(b, "bias", "O", w.shape[0])
-    joined = np.concatenate([c, h], -1)
-    out = np.empty((math.prod(joined.shape[:-1]), w.shape[0]), np.float32)
-    native.linear(matrix(joined), w, contiguous(b), "tanh", None, out)
-    return out.reshape(*joined.shape[:-1], w.shape[0])
+    return project(np.concatenate([c, h], -1), w, b, "tanh")

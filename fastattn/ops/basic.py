@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -11,7 +9,6 @@ from fastattn._native import ops as native
 from fastattn.ops._arrays import (
     Floats,
     contiguous,
-    contiguous_rows,
     expect,
     floats,
     integer,
@@ -20,13 +17,14 @@ from fastattn.ops._arrays import (
     matrix,
     optional_floats,
 )
+from fastattn.ops.packed import WeightLike, project, weight_of
 
 ACTIVATIONS = ("none", "tanh", "sigmoid", "relu", "gelu", "gelu_tanh", "silu", "exp", "erf")
 
 
 def linear(
     x: ArrayLike,
-    weight: ArrayLike,
+    weight: WeightLike,
     bias: ArrayLike | None = None,
     *,
     activation: str = "none",
@@ -36,8 +34,9 @@ def linear(
 
     Args:
         x: [..., I]. Read in place if its rows are contiguous and evenly spaced, else copied.
-        weight: [O, I] as in PyTorch, of any strides (the transpose of [I, O] is not copied). It is packed on the way,
-            panel by panel.
+        weight: [O, I] as in PyTorch, of any strides (the transpose of [I, O] is not copied). It is packed on the
+        way, panel
+            by panel; to multiply a few rows at a time with the same weight, pack it once with `pack`.
         bias: [O] or None.
         activation: "none", "tanh", "sigmoid", "relu", "gelu", "gelu_tanh", "silu", "exp" or "erf".
         residual: [..., O], or None.
@@ -53,7 +52,7 @@ def linear(
     >>> linear([[1.0, -2.0]], np.eye(2), activation="relu", residual=[[0.5, 0.5]]).tolist()
     [[1.5, 0.5]]
     """
-    a, w, b = floats(x, "x"), floats(weight, "weight"), optional_floats(bias, "bias")
+    a, w, b = floats(x, "x"), weight_of(weight, "weight"), optional_floats(bias, "bias")
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     expect(w, "weight", "O I", None, None)
@@ -65,9 +64,7 @@ def linear(
     r = optional_floats(residual, "residual")
     if r is not None and r.shape != shape:
         raise ValueError(f"residual: expected the shape of the result, {list(shape)}, got {list(r.shape)}")
-    out = np.empty((math.prod(shape[:-1]), w.shape[0]), np.float32)
-    native.linear(matrix(a), w, contiguous(b), activation, None if r is None else contiguous_rows(matrix(r)), out)
-    return out.reshape(shape)
+    return project(a, w, b, activation, r)
 
 
 def softmax(x: ArrayLike, axis: int = -1) -> Floats:

@@ -9,36 +9,40 @@ from numpy.typing import ArrayLike
 
 from fastattn._native import ops as native
 from fastattn.ops._arrays import Floats, Longs, contiguous, contiguous_rows, expect, floats, lengths_of, optional_floats
+from fastattn.ops.packed import PackedWeight, WeightLike, packed_of, weight_of
 
 GATES = {"gru": 3, "lstm": 4}
-Weights = Sequence[Sequence[ArrayLike | None]]
+Weights = Sequence[Sequence[WeightLike | None]]
 
 
 class _Layer:
     """The weights of one layer and direction, checked against the width of its input."""
 
-    def __init__(self, cell: str, weights: Sequence[ArrayLike | None], width: int, prefix: str = "") -> None:
+    def __init__(self, cell: str, weights: Sequence[WeightLike | None], width: int, prefix: str = "") -> None:
         names = [f"{prefix}{name}" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
         if len(weights) not in (2, 4) or weights[0] is None or weights[1] is None:
             raise ValueError(
                 f"{prefix or 'weights'}: expected (weight_ih, weight_hh) or (weight_ih, weight_hh, bias_ih, bias_hh)"
             )
         self.cell = cell
-        self.ih, self.hh = floats(weights[0], names[0]), floats(weights[1], names[1])
-        expect(self.hh, names[1], f"{GATES[cell]}H H", None, None)
-        self.hidden = self.hh.shape[1]
+        ih, hh = weight_of(weights[0], names[0]), weight_of(weights[1], names[1])
+        expect(hh, names[1], f"{GATES[cell]}H H", None, None)
+        self.hidden = hh.shape[1]
         rows = GATES[cell] * self.hidden
-        expect(self.hh, names[1], f"{GATES[cell]}H H", rows, self.hidden)
-        expect(self.ih, names[0], f"{GATES[cell]}H I", rows, width)
-        self.ih, self.hh = contiguous_rows(self.ih), contiguous_rows(self.hh)
-        biases = [optional_floats(bias, name) for bias, name in zip(weights[2:], names[2:], strict=False)] or [
-            None,
-            None,
-        ]
-        for bias, name in zip(biases, names[2:], strict=True):
-            if bias is not None:
-                expect(bias, name, f"{GATES[cell]}H", rows)
-        self.bias_ih, self.bias_hh = contiguous(biases[0]), contiguous(biases[1])
+        expect(hh, names[1], f"{GATES[cell]}H H", rows, self.hidden)
+        expect(ih, names[0], f"{GATES[cell]}H I", rows, width)
+        self.ih, self.hh = packed_of(ih).native, packed_of(hh).native
+        self.bias_ih, self.bias_hh = (
+            self._bias(bias, name, rows) for bias, name in zip((*weights[2:], None, None), names[2:], strict=False)
+        )
+
+    def _bias(self, value: WeightLike | None, name: str, rows: int) -> Floats | None:
+        if isinstance(value, PackedWeight):
+            raise TypeError(f"{name}: expected numbers, got {value!r}")
+        bias = optional_floats(value, name)
+        if bias is not None:
+            expect(bias, name, f"{GATES[self.cell]}H", rows)
+        return contiguous(bias)
 
     def run(self, x: Floats, lengths: Longs, reverse: bool, out: Floats, h: Floats, c: Floats | None) -> None:
         """Writes the states of all tokens to `out`, and replaces h and c by the last ones."""
@@ -54,7 +58,9 @@ def _state(value: ArrayLike | None, name: str, layout: str, *shape: int) -> Floa
     return np.array(state, np.float32, order="C")
 
 
-def _step(cell: str, x: ArrayLike, weights: tuple[ArrayLike | None, ...], states: dict[str, ArrayLike]) -> list[Floats]:
+def _step(
+    cell: str, x: ArrayLike, weights: tuple[WeightLike | None, ...], states: dict[str, ArrayLike]
+) -> list[Floats]:
     """One token of every sequence: the sequences of length one."""
     inputs = floats(x, "x")
     expect(inputs, "x", "B I", None, None)
@@ -70,8 +76,8 @@ def _step(cell: str, x: ArrayLike, weights: tuple[ArrayLike | None, ...], states
 def gru_cell(
     x: ArrayLike,
     h: ArrayLike,
-    weight_ih: ArrayLike,
-    weight_hh: ArrayLike,
+    weight_ih: WeightLike,
+    weight_hh: WeightLike,
     bias_ih: ArrayLike | None = None,
     bias_hh: ArrayLike | None = None,
 ) -> Floats:
@@ -83,9 +89,8 @@ def gru_cell(
 
     Args:
         x: [B, I]. h: [B, H].
-        weight_ih: [3 H, I], the rows of r, then z, then n. weight_hh: [3 H, H]. bias_ih, bias_hh: [3 H] or None.
-            Weights whose last axis is not contiguous are copied; all are packed at every call, so for whole sequences
-            use `gru`.
+        weight_ih: [3 H, I], the rows of r, then z, then n. weight_hh: [3 H, H]. bias_ih, bias_hh: [3 H] or None. The
+            weights are packed at every call, unless they are packed already (`pack`).
 
     Returns:
         h', float32 [B, H].
@@ -105,8 +110,8 @@ def lstm_cell(
     x: ArrayLike,
     h: ArrayLike,
     c: ArrayLike,
-    weight_ih: ArrayLike,
-    weight_hh: ArrayLike,
+    weight_ih: WeightLike,
+    weight_hh: WeightLike,
     bias_ih: ArrayLike | None = None,
     bias_hh: ArrayLike | None = None,
 ) -> tuple[Floats, Floats]:
@@ -118,7 +123,7 @@ def lstm_cell(
 
     Args:
         x: [B, I]. h, c: [B, H].
-        weight_ih: [4 H, I], the rows of i, f, g, o. weight_hh: [4 H, H]. bias_ih, bias_hh: [4 H] or None. Copies as
+        weight_ih: [4 H, I], the rows of i, f, g, o. weight_hh: [4 H, H]. bias_ih, bias_hh: [4 H] or None. Packing as
             in `gru_cell`.
 
     Returns:
@@ -153,20 +158,22 @@ def _sequence(
         raise ValueError(f"weights: expected {kind}, got {len(weights)}")
     batch, steps, _ = inputs.shape
     limit = lengths_of(lengths, "lengths", batch, steps)
-    hidden = _Layer(cell, weights[0], inputs.shape[2], "weights[0].").hidden
+    layers: list[_Layer] = []
+    for n, layer_weights in enumerate(weights):
+        width = inputs.shape[2] if n < directions else directions * layers[0].hidden
+        layers.append(_Layer(cell, layer_weights, width, f"weights[{n}]."))
+        if layers[n].hidden != layers[0].hidden:
+            wanted, got = layers[0].hidden, layers[n].hidden
+            raise ValueError(f"weights[{n}].weight_hh: expected H={wanted} as in the first, got {got}")
+    hidden = layers[0].hidden
     after = [_state(s, name, "L*dirs B H", len(weights), batch, hidden) for name, s in states.items()]
     for first in range(0, len(weights), directions):
         out = np.empty((batch, steps, directions * hidden), np.float32)
         rows = contiguous_rows(inputs)
         for i in range(directions):
             n = first + i
-            layer = _Layer(cell, weights[n], rows.shape[2], f"weights[{n}].")
-            if layer.hidden != hidden:
-                raise ValueError(
-                    f"weights[{n}].weight_hh: expected H={hidden} as in the first layer, got {layer.hidden}"
-                )
             part = out[..., i * hidden : (i + 1) * hidden]
-            layer.run(rows, limit, i == 1, part, after[0][n], after[1][n] if len(after) > 1 else None)
+            layers[n].run(rows, limit, i == 1, part, after[0][n], after[1][n] if len(after) > 1 else None)
         inputs = out
     return inputs, after
 

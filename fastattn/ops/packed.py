@@ -1,0 +1,97 @@
+"""Weights in the layout the kernels stream, and the product that everything here multiplies with."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastattn import _native
+from fastattn._native import ops as native
+from fastattn.ops._arrays import Floats, contiguous, contiguous_rows, expect, floats, matrix
+
+
+class PackedWeight:
+    """A weight matrix [O, I] made by `pack`. Immutable; safe to use from many threads.
+
+    Attributes:
+        shape: (O, I).
+        native: what the kernels read.
+    """
+
+    __slots__ = ("native", "shape")
+    ndim = 2
+
+    def __init__(self, native_weight: _native.Weight, shape: tuple[int, int]) -> None:
+        self.native = native_weight
+        self.shape = shape
+
+    def __repr__(self) -> str:
+        return f"PackedWeight([{self.shape[0]}, {self.shape[1]}])"
+
+
+WeightLike = ArrayLike | PackedWeight
+
+
+def pack(weight: ArrayLike) -> PackedWeight:
+    """A weight packed once, for ops that multiply with it many times.
+
+    An op that is given an array packs it at every call, which for a few rows costs more than the product; given a packed
+    weight it does not, and the result is the same, bit by bit. Taken by `linear`, `attentional_state`,
+    `additive_attention` (W_q, W_k), `multi_head_attention`, `gru_cell`, `lstm_cell`, `gru` and `lstm`.
+
+    Args:
+        weight: [O, I], of any strides. It is copied: later changes to it have no effect.
+
+    Raises:
+        TypeError: weight is no array of numbers. ValueError: it is no matrix.
+
+    >>> import numpy as np
+    >>> from fastattn import ops
+    >>> ops.linear([[1.0, 2.0]], ops.pack(np.eye(2))).tolist()
+    [[1.0, 2.0]]
+    """
+    w = floats(weight, "weight")
+    expect(w, "weight", "O I", None, None)
+    return PackedWeight(native.pack(w), (w.shape[0], w.shape[1]))
+
+
+def weight_of(value: Any, name: str) -> Floats | PackedWeight:
+    return value if isinstance(value, PackedWeight) else floats(value, name)
+
+
+def packed_of(weight: Floats | PackedWeight) -> PackedWeight:
+    return weight if isinstance(weight, PackedWeight) else pack(weight)
+
+
+def project(
+    x: Floats,
+    weight: Floats | PackedWeight,
+    bias: Floats | None = None,
+    activation: str = "none",
+    residual: Floats | None = None,
+) -> Floats:
+    """activation(x Wᵀ + b) + residual: [..., I] to [..., O]. Shapes have been checked."""
+    rows = matrix(x)
+    out = np.empty((len(rows), weight.shape[0]), np.float32)
+    extra = None if residual is None else contiguous_rows(matrix(residual))
+    w = weight.native if isinstance(weight, PackedWeight) else weight
+    native.linear(rows, w, 0, contiguous(bias), activation, extra, out)
+    result: Floats = out.reshape(*x.shape[:-1], weight.shape[0])
+    return result
+
+
+def project_rows(x: Floats, weight: Floats | PackedWeight, bias: Floats | None, begin: int, end: int) -> Floats:
+    """x Wᵀ + b for the rows [begin, end) of the weight: [..., I] to [..., end - begin]."""
+    b = None if bias is None else bias[begin:end]
+    if not isinstance(weight, PackedWeight):
+        return project(x, weight[begin:end], b)
+    skip = begin % native.PANEL  # a packed weight begins at the panel that holds its row
+    if b is not None and skip:
+        b = np.concatenate([np.zeros(skip, np.float32), b])
+    out = np.empty((math.prod(x.shape[:-1]), skip + end - begin), np.float32)
+    native.linear(matrix(x), weight.native, begin // native.PANEL, contiguous(b), "none", None, out)
+    result: Floats = out[:, skip:].reshape(*x.shape[:-1], end - begin)
+    return result
