@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,6 @@ from fastattn.decoding import GenerationOptions, generate, stream
 from fastattn.decoding.forced import forced
 from fastattn.errors import InputError, LoadError, OptionError
 from fastattn.generation import Candidate, Generation, Source, Step
-from fastattn.loaders import Checkpoint, open_checkpoint
-from fastattn.models import build
-from fastattn.reference import ReferenceSession
 from fastattn.runtime import (
     AttentionRecord,
     FloatArray,
@@ -32,8 +29,10 @@ from fastattn.runtime import (
     Session,
     StepResult,
 )
-from fastattn.text import TextCodec, load_tokenizer
-from fastattn.weights import bind_weights
+
+if TYPE_CHECKING:
+    from fastattn.loaders import Checkpoint
+    from fastattn.text import TextCodec
 
 BUNDLED = Path(__file__).parent / "bundled"
 BACKENDS = ("native", "reference")
@@ -78,6 +77,8 @@ def load(
                 f"{name}: no such file or directory, and no bundled model (bundled: {', '.join(bundled_models())}){hint}"
             )
         folder = BUNDLED / name
+    from fastattn.loaders import open_checkpoint
+
     return Model(open_checkpoint(folder), folder.name or name, num_threads, backend)
 
 
@@ -100,6 +101,10 @@ class Model:
     """
 
     def __init__(self, checkpoint: Checkpoint, name: str, num_threads: int | None, backend: str) -> None:
+        from fastattn.models import build
+        from fastattn.text import load_tokenizer
+        from fastattn.weights import bind_weights
+
         self.name, self.checkpoint, self.backend = name, checkpoint, backend
         self.config: Mapping[str, Any] = checkpoint.config
         self._architecture = architecture = build(checkpoint.config, str(checkpoint.path))
@@ -124,6 +129,8 @@ class Model:
     def _backend(self, weights: dict[str, FloatArray]) -> Callable[[int], Session]:
         graphs = self._architecture.graphs
         if self.backend == "reference":
+            from fastattn.reference import ReferenceSession
+
             return lambda threads: ReferenceSession(graphs, weights, result=StepResult, record=AttentionRecord)
         programs = NativePrograms(graphs, weights, self.num_threads)
         return lambda threads: NativeSession(programs, num_threads=threads)
