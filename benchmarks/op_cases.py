@@ -41,6 +41,13 @@ def _double(values: Any) -> Any:
     return values.astype(np.float64) if isinstance(values, np.ndarray) and values.dtype == np.float32 else values
 
 
+def _pack(values: Any) -> Any:
+    """Matrices become packed weights, in nested sequences too."""
+    if isinstance(values, (tuple, list)):
+        return type(values)(map(_pack, values))
+    return ops.pack(values) if isinstance(values, np.ndarray) and values.ndim == 2 else values
+
+
 def _case(
     name: str,
     shape: str,
@@ -48,19 +55,27 @@ def _case(
     native: Callable[..., Any],
     numpy: Callable[..., Any],
     *inputs: Any,
+    weights: tuple[Any, ...] = (),
+    packed: bool = True,
     **options: Any,
 ) -> Case:
+    """Both are called with inputs, then weights; native with the matrices among them packed, as a program does once."""
+    native_weights = _pack(weights) if packed else weights
+    arguments = (*inputs, *weights)
+
     def truth() -> Any:
-        return numpy(*_double(inputs), **{key: _double(value) for key, value in options.items()})
+        return numpy(*_double(arguments), **{key: _double(value) for key, value in options.items()})
 
     return Case(
         name,
         shape,
-        native=lambda: native(*inputs, **options),
-        reference=lambda: numpy(*inputs, **options),
+        native=lambda: native(*inputs, *native_weights, **options),
+        reference=lambda: numpy(*arguments, **options),
         truth=truth,
         flops=flops,
-        nbytes=lambda: _size(inputs) + _size(tuple(options.values())) + _size(native(*inputs, **options)),
+        nbytes=lambda: (
+            _size(arguments) + _size(tuple(options.values())) + _size(native(*inputs, *native_weights, **options))
+        ),
     )
 
 
@@ -91,21 +106,12 @@ def attention() -> Iterator[Case]:
 
 
 def multi_head() -> Iterator[Case]:
+    both = (ops.multi_head_attention, reference.multi_head_attention)
     for B, T, C, H in [(1, 1, 512, 8), (1, 32, 512, 8), (8, 32, 256, 4), (1, 256, 768, 12)]:
         x = _floats(B, T, C)
         weights = _floats(3 * C, C, scale=C**-0.5), _floats(3 * C), _floats(C, C, scale=C**-0.5), _floats(C), H
         flops = 8.0 * B * T * C * C + 4.0 * B * T * T * C
-        yield _case(
-            "multi_head_attention",
-            f"B={B} T=S={T} C={C} H={H}",
-            flops,
-            ops.multi_head_attention,
-            reference.multi_head_attention,
-            x,
-            x,
-            x,
-            *weights,
-        )
+        yield _case("multi_head_attention", f"B={B} T=S={T} C={C} H={H}", flops, *both, x, x, x, weights=weights)
 
 
 def recurrent_attention() -> Iterator[Case]:
@@ -123,13 +129,13 @@ def recurrent_attention() -> Iterator[Case]:
             luong = (ops.luong_attention, reference.luong_attention)
             yield _case(f"luong_attention {name}", shape, flops, *luong, query, keys, score=name, **options)
         additive = (ops.additive_attention, reference.additive_attention)
-        yield _case(
-            "additive_attention", shape, score + mapped * (rows + B * S), *additive, query, keys, W, W.T.copy(), v
-        )
+        flops = score + mapped * (rows + B * S)
+        yield _case("additive_attention", shape, flops, *additive, query, keys, weights=(W, W.T.copy(), v))
     for B, C in [(1, 256), (16, 512)]:
-        inputs = _floats(B, C), _floats(B, C), _floats(C, 2 * C, scale=C**-0.5)
-        both = (ops.attentional_state, reference.attentional_state)
-        yield _case("attentional_state", f"B={B} C={C}", 4.0 * B * C * C, *both, *inputs)
+        both, weights = (ops.attentional_state, reference.attentional_state), (_floats(C, 2 * C, scale=C**-0.5),)
+        yield _case(
+            "attentional_state", f"B={B} C={C}", 4.0 * B * C * C, *both, _floats(B, C), _floats(B, C), weights=weights
+        )
 
 
 def _linear(x: Array, weight: Array, bias: Array, activation: str = "none") -> Array:
@@ -145,10 +151,13 @@ def linear() -> Iterator[Case]:
         (32, 512, 512, "none"),
         (256, 512, 2048, "gelu"),
     ]:
-        inputs = _floats(rows, width), _floats(out, width, scale=width**-0.5), _floats(out)
-        flops = 2.0 * rows * width * out
+        x, weights = _floats(rows, width), (_floats(out, width, scale=width**-0.5), _floats(out))
+        flops, both = 2.0 * rows * width * out, (ops.linear, _linear)
         shape = f"rows={rows} {width}→{out}{'' if activation == 'none' else ' ' + activation}"
-        yield _case("linear", shape, flops, ops.linear, _linear, *inputs, activation=activation)
+        yield _case("linear", shape, flops, *both, x, weights=weights, activation=activation)
+        if out < 32000:
+            raw = {"weights": weights, "packed": False, "activation": activation}
+            yield _case("linear, weight as an array", shape, flops, *both, x, **raw)
 
 
 def _log_softmax(x: Array) -> Array:
@@ -251,35 +260,26 @@ def _sequence(x: Array, weights: Array, lstm: bool) -> Array:
 
 
 def recurrent() -> Iterator[Case]:
+    """Cells, which a decoder steps through, and whole sequences."""
     for cell, gates in (("gru", 3), ("lstm", 4)):
         lstm = cell == "lstm"
+
+        def weights(C: int, rows: int = gates) -> tuple[Array, ...]:
+            return (*(_floats(rows * C, C, scale=C**-0.5) for _ in range(2)), *(_floats(rows * C) for _ in range(2)))
+
+        both = (ops.lstm_cell, _lstm_cell) if lstm else (ops.gru_cell, _gru_cell)
         for B, C in [(1, 256), (16, 512)]:
-            w = [
-                _floats(gates * C, C, scale=C**-0.5),
-                _floats(gates * C, C, scale=C**-0.5),
-                _floats(gates * C),
-                _floats(gates * C),
-            ]
-            states = [_floats(B, C) for _ in range(2 if lstm else 1)]
-            both = (ops.lstm_cell, _lstm_cell) if lstm else (ops.gru_cell, _gru_cell)
-            flops = 4.0 * B * gates * C * C
-            yield _case(f"{cell}_cell", f"B={B} I=H={C}", flops, *both, _floats(B, C), *states, *w)
+            states, flops = [_floats(B, C) for _ in range(1 + lstm)], 4.0 * B * gates * C * C
+            yield _case(f"{cell}_cell", f"B={B} I=H={C}", flops, *both, _floats(B, C), *states, weights=weights(C))
         for B, T, C in [(1, 16, 256), (8, 32, 256), (1, 64, 512)]:
-            w = (
-                _floats(gates * C, C, scale=C**-0.5),
-                _floats(gates * C, C, scale=C**-0.5),
-                _floats(gates * C),
-                _floats(gates * C),
-            )
-            native = ops.lstm if lstm else ops.gru
             yield _case(
                 cell,
                 f"B={B} T={T} I=H={C}",
                 4.0 * B * T * gates * C * C,
-                lambda x, w, op=native: op(x, [w])[0],
+                lambda x, w, op=ops.lstm if lstm else ops.gru: op(x, [w])[0],
                 lambda x, w, lstm=lstm: _sequence(x, w, lstm),
                 _floats(B, T, C),
-                w,
+                weights=(weights(C),),
             )
 
 
