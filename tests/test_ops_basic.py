@@ -274,6 +274,17 @@ def test_linear(rows: int, K: int, O: int) -> None:  # noqa: E741
     assert same_bits(ops.linear(x, W, b, activation="tanh"), ops.tanh(ops.linear(x, W, b)))
 
 
+@pytest.mark.parametrize("rows", range(1, 7))
+@pytest.mark.parametrize(("K", "O"), [(1, 1), (40, 33), (5, 300), (200, 700)])
+def test_linear_with_a_transposed_weight(rows: int, K: int, O: int) -> None:  # noqa: E741
+    x, W, b, r = normal(rows, K), normal(O, K), normal(O), normal(rows, O)
+    transposed = LAYOUTS["swapped"](W)
+    assert same_bits(ops.linear(x, transposed), ops.linear(x, W))
+    whole = ops.linear(x, W, b, activation="gelu", residual=r)
+    assert same_bits(ops.linear(x, transposed, b, activation="gelu", residual=r), whole)
+    assert same_bits(ops.linear(x, ops.pack(transposed), b, activation="gelu", residual=r), whole)
+
+
 def test_linear_of_odd_arrays() -> None:
     x, W, b, r = normal(4, 5, 40), normal(50, 40), normal(50), normal(4, 5, 50)
     y = ops.linear(x, W, b, residual=r)

@@ -11,6 +11,8 @@ namespace {
 int64_t panel_floats(int64_t K) { return K * kPanel; }
 int64_t panel_count(int64_t O) { return (O + kPanel - 1) / kPanel; }
 
+constexpr int64_t kFewRows = 4;  // up to here packing costs more than reading a matrix once for each row
+
 // Rows of a work item when panels alone are too few for the team; a multiple of kMaxRows.
 constexpr int64_t kRowStep = 48;
 
@@ -73,6 +75,26 @@ void walk_rows(const KernelTable& kernel, const Linear& op, int threads, Scratch
   });
 }
 
+// A few rows times the transpose of a matrix: y = x M, a weighted sum of the rows of M, which needs no packing. Like
+// the panels, it adds up each output as one chain over k, and what follows is the same arithmetic, so the bits are the
+// same.
+void add_up_rows(const KernelTable& kernel, const Linear& op, int threads) {
+  constexpr int64_t kColumns = 256;
+  const int64_t rows = op.x.shape[0], O = op.weight.shape[0], K = op.weight.shape[1],
+                pieces = (O + kColumns - 1) / kColumns;
+  std::atomic<int64_t> next{0};
+  parallel(threads, [&](Team&) {
+    for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < rows * pieces;) {
+      const int64_t i = item / pieces, c = item % pieces * kColumns, n = std::min(kColumns, O - c);
+      float* y = op.y.data + i * op.y.stride[0] + c;
+      kernel.weighted_sum(op.x.data + i * op.x.stride[0], op.weight.data + c, op.weight.stride[1], K, n, y);
+      if (op.bias) kernel.add_row(y, op.bias + c, n, y);
+      if (op.activation != Activation::none) kernel.activation_row(op.activation, y, n, y);
+      if (op.residual.data) kernel.add_row(y, op.residual.data + i * op.residual.stride[0] + c, n, y);
+    }
+  });
+}
+
 // Floats of scratch for packed panels.
 int64_t room_for_panels(const Linear& op, bool by_rows, int threads) {
   if (op.packed) return 0;
@@ -108,7 +130,9 @@ void linear(const Linear& given) {
     for (int64_t i = 0; i < rows; ++i) gather(op.x.data + i * op.x.stride[0], op.x.stride[1], K, x + i * K);
     op.x = {x, {rows, K}, {K, 1}};
   }
-  if (by_rows) {
+  if (!op.packed && op.weight.stride[0] == 1 && rows <= kFewRows) {
+    add_up_rows(kernels(), op, threads);
+  } else if (by_rows) {
     walk_rows(kernels(), op, threads, scratch);
   } else {
     walk_panels(kernels(), op, threads, scratch);

@@ -19,7 +19,10 @@ struct Run {
   const Recurrent& op;
   int64_t B, T, H, O;
   std::vector<int64_t> order;  // sequences, longest first
-  Buffer<float> gx, gh, h, c;  // (B T, O), (B, O), (B, H), (B, H): the last three in `order`
+  std::vector<int64_t> first;  // row of each sequence's first token in x and gx
+  const float* x = nullptr;    // (rows, I), rows ldx apart
+  int64_t ldx = 0;
+  Buffer<float> gathered, gx, gh, h, c;  // gx: (rows, O); gh: (B, O), h, c: (B, H) in `order`
 
   Run(const KernelTable& k, const Recurrent& r)
       : kernel(k),
@@ -29,28 +32,42 @@ struct Run {
         H(r.weight_hh->cols),
         O(r.weight_hh->rows),
         order(static_cast<size_t>(B)),
+        first(static_cast<size_t>(B + 1)),
         gx(static_cast<size_t>(B * T * O)),
         gh(static_cast<size_t>(B * O)),
         h(static_cast<size_t>(B * H)),
         c(static_cast<size_t>(B * H)) {
     std::iota(order.begin(), order.end(), 0);
     std::stable_sort(order.begin(), order.end(), [&r](int64_t a, int64_t b) { return r.lengths[a] > r.lengths[b]; });
+    line_up_inputs();
   }
 
   int64_t sequence(int64_t i) const { return order[static_cast<size_t>(i)]; }
   size_t state_bytes() const { return static_cast<size_t>(H) * sizeof(float); }
 
-  // Rows of x beyond a sequence's length are not touched.
-  void input_products(const Team& team) {
+  // The rows of all sequences one after the other, as they stand, or gathered: those beyond a length are not touched.
+  void line_up_inputs() {
+    const int64_t I = op.weight_ih->cols;
+    for (int64_t b = 0; b < B; ++b) first[static_cast<size_t>(b + 1)] = first[static_cast<size_t>(b)] + op.lengths[b];
+    x = op.x.data, ldx = T == 1 ? op.x.stride[0] : op.x.stride[1];
+    if (total() == B * T && (B == 1 || T == 1 || op.x.stride[0] == T * op.x.stride[1])) return;
+    gathered.resize(static_cast<size_t>(total() * I));
     for (int64_t b = 0; b < B; ++b)
-      fastattn::linear({op.weight_ih, op.x.data + b * op.x.stride[0], op.lengths[b], op.x.stride[1],
-                        gx.data() + b * T * O, O, op.bias_ih, Activation::none, nullptr, 0},
-                       team);
+      for (int64_t t = 0; t < op.lengths[b]; ++t)
+        std::copy_n(op.x.data + b * op.x.stride[0] + t * op.x.stride[1], I, gathered.data() + row(b, t) * I);
+    x = gathered.data(), ldx = I;
+  }
+
+  int64_t row(int64_t b, int64_t t) const { return first[static_cast<size_t>(b)] + t; }
+  int64_t total() const { return first.back(); }
+
+  void input_products(const Team& team) {
+    fastattn::linear({op.weight_ih, x, total(), ldx, gx.data(), O, op.bias_ih, Activation::none, nullptr, 0}, team);
   }
 
   void cell(int64_t i, int64_t step) {
     const int64_t b = sequence(i), t = op.direction == Recurrent::Direction::reverse ? op.lengths[b] - 1 - step : step;
-    const float* from_x = gx.data() + (b * T + t) * O;
+    const float* from_x = gx.data() + row(b, t) * O;
     const float* from_h = gh.data() + i * O;
     float* state = h.data() + i * H;
     if (op.cell == Recurrent::Cell::lstm) {

@@ -21,6 +21,8 @@ Floats = NDArray[np.float32]
 Longs = NDArray[np.int64]
 AnyArray = NDArray[Any]
 
+_FLOAT32 = np.dtype(np.float32)
+
 _FAR = 1 << 40  # positions and windows beyond this are refused or cut, so that int64 sums of them cannot overflow
 
 
@@ -43,6 +45,8 @@ def as_array(value: Any, name: str) -> AnyArray:
 
 def floats(value: ArrayLike, name: str) -> Floats:
     """`value` as an aligned float32 array: itself, or a converted copy."""
+    if type(value) is np.ndarray and value.dtype is _FLOAT32 and value.flags.aligned:
+        return value
     x = as_array(value, name)
     if x.dtype == np.float32 and x.dtype.isnative and x.flags.aligned:
         return x
@@ -62,12 +66,14 @@ def contiguous_rows(x: Floats) -> Floats:
 
 
 def contiguous(x: Floats | None) -> Floats | None:
-    return None if x is None else np.ascontiguousarray(x)
+    return x if x is None or x.flags.c_contiguous else np.ascontiguousarray(x)
 
 
 def expect(x: Shaped, name: str, layout: str, *sizes: int | None) -> None:
     """ValueError unless x has these sizes (None: any). `layout` names the axes, as in "B S Ck"."""
-    if x.ndim == len(sizes) and all(want is None or want == have for want, have in zip(sizes, x.shape, strict=True)):
+    if x.shape == sizes or (
+        x.ndim == len(sizes) and all(want is None or want == have for want, have in zip(sizes, x.shape, strict=True))
+    ):
         return
     axes = layout.split()
     wanted = [axis if size is None else f"{axis}={size}" for axis, size in zip(axes, sizes, strict=True)]
@@ -76,7 +82,7 @@ def expect(x: Shaped, name: str, layout: str, *sizes: int | None) -> None:
 
 def matrix(x: Floats) -> Floats:
     """[..., n] as [rows, n]: a view where the strides allow it, else a copy."""
-    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def last_axis(x: Floats, axis: int, name: str = "x") -> Floats:

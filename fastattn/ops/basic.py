@@ -229,8 +229,11 @@ def embedding(ids: ArrayLike, weight: ArrayLike, scale: float = 1.0) -> Floats:
 
 def _elementwise(x: ArrayLike, kind: str) -> Floats:
     a = floats(x, "x")
-    rows = a.reshape(1, -1) if a.ndim == 0 or a.flags.c_contiguous else matrix(a)
     out = np.empty(a.shape, np.float32)
+    if a.ndim == 2:
+        native.activation(a, kind, out)
+        return out
+    rows = a.reshape(1, -1) if a.ndim == 0 or a.flags.c_contiguous else matrix(a)
     native.activation(rows, kind, out.reshape(rows.shape))
     return out
 
