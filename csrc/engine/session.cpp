@@ -8,8 +8,8 @@
 namespace fastattn {
 namespace {
 
-constexpr double kSerialOpFlops = 4e4;    // below this an op is done by one thread: a barrier costs as much as it would save
-constexpr double kSerialStepFlops = 1e6;  // below this a step does not enter a parallel region
+constexpr double kSerialOpFlops = 1.5e5;  // below this an op is done by one thread: a barrier costs as much as it would save
+constexpr double kSerialStepFlops = 4e6;  // below this a step stays on its own thread: the others may be busy elsewhere
 
 std::vector<PagedLayer> layers_of(const std::map<int64_t, PagedLayer>& by_index, const char* what) {
   std::vector<PagedLayer> layers;
