@@ -2,19 +2,36 @@
 
 #include <cstring>
 
+#if defined(__x86_64__)
+#  include <cpuid.h>
+#endif
+
 namespace fastattn {
 namespace {
 
-// __builtin_cpu_supports reads cpuid, and xgetbv for the register state that the operating system saves.
 #if defined(__x86_64__)
+constexpr bool all_set(unsigned word, unsigned bits) { return (word & bits) == bits; }
+
+// The register state that the operating system saves and restores (XCR0); only to be called where OSXSAVE is set.
+unsigned saved_state() {
+  unsigned low, high;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return low;
+}
+
+// Read from cpuid itself: what __builtin_cpu_supports knows depends on the compiler and its runtime.
 bool x86_supports(const char* isa) {
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
-                    __builtin_cpu_supports("bmi2");
-  if (!std::strcmp(isa, "avx2")) return avx2;
-  if (std::strcmp(isa, "avx512")) return false;
-  return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  constexpr unsigned kFma = 1u << 12, kOsxsave = 1u << 27, kAvx = 1u << 28, kF16c = 1u << 29;  // leaf 1, ecx
+  constexpr unsigned kBmi1 = 1u << 3, kAvx2 = 1u << 5, kBmi2 = 1u << 8;                        // leaf 7, ebx
+  constexpr unsigned kAvx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;                      // f, dq, bw, vl
+  constexpr unsigned kYmmState = 0x06, kZmmState = 0xe6;
+  unsigned a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !all_set(c, kFma | kOsxsave | kAvx | kF16c)) return false;
+  const unsigned state = saved_state();
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !all_set(b, kBmi1 | kAvx2 | kBmi2)) return false;
+  if (!std::strcmp(isa, "avx2")) return all_set(state, kYmmState);
+  if (!std::strcmp(isa, "avx512")) return all_set(state, kZmmState) && all_set(b, kAvx512);
+  return false;
 }
 #endif
 

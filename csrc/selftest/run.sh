@@ -5,9 +5,9 @@
 # as a CPU without AVX. sanitize: native, with ASan and UBSan. measure: speed instead of checks.
 # Exit status 3 and its name if a tool is missing. Objects are kept in build/selftest and follow their sources.
 set -eu
-csrc=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
-build=${FASTATTN_SELFTEST_BUILD:-$csrc/../build/selftest}
-flags="-std=c++17 -ffp-contract=off -fno-math-errno -fvisibility=hidden -Wall -Wextra -I$csrc"
+cd -- "$(dirname -- "$0")/../.."  # and relative paths from here on: xargs splits at spaces
+build=${FASTATTN_SELFTEST_BUILD:-build/selftest}
+flags="-std=c++17 -ffp-contract=off -fno-math-errno -fvisibility=hidden -Wall -Wextra -Icsrc"
 cxx=${CXX:-g++}
 mkdir -p "$build"
 if command -v flock >/dev/null; then  # two runs at once would write the same objects
@@ -23,12 +23,12 @@ objects() {
   shift 2
   need "$compiler"
   mkdir -p "$directory"
-  for source in "$csrc"/isa/*.cpp "$csrc"/dispatch/*.cpp "$csrc"/base/cpu.cpp "$csrc"/selftest/*.cpp; do
+  for source in csrc/isa/*.cpp csrc/dispatch/*.cpp csrc/base/cpu.cpp csrc/selftest/*.cpp; do
     object=$directory/$(basename "$source" .cpp).o
     level=-O1
     case $source in  # the tests depend on the table only, the kernels on everything to their left
-      */isa/*) level=-O3 inputs="$csrc/isa $csrc/simd $csrc/kernels" ;;
-      *) inputs="$csrc/kernels/kernels.h $csrc/kernels/kernels.def $csrc/dispatch $csrc/base/cpu.h $csrc/selftest/check.h" ;;
+      */isa/*) level=-O3 inputs="csrc/isa csrc/simd csrc/kernels" ;;
+      *) inputs="csrc/kernels/kernels.h csrc/kernels/kernels.def csrc/dispatch csrc/base/cpu.h csrc/selftest/check.h" ;;
     esac
     # shellcheck disable=SC2086
     [ -e "$object" ] && [ -z "$(find "$source" $inputs -type f -newer "$object")" ] || echo "$level $source $object"

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from itertools import pairwise
 
-from mpmath import erf, erfc, exp, expm1, linspace, log, lu_solve, matrix, mp, mpf, pi, sqrt
+from mpmath import erf, erfc, exp, expm1, linspace, log, lu_solve, matrix, mp, mpf, pi, sqrt  # type: ignore[import-untyped]
 
 mp.dps = 50
 Function = Callable[[mpf], mpf]
@@ -37,7 +38,7 @@ def minimax(f: Function, weight: Function, powers: list[int], a: mpf, b: mpf) ->
         starts = [0] + [i for i in range(1, len(grid)) if error[i] * error[i - 1] < 0] + [len(grid)]
         if len(starts) != n + 2:
             break
-        best = [max(range(s, e), key=lambda i: abs(error[i])) for s, e in zip(starts, starts[1:], strict=False)]
+        best = [max(range(s, e), key=lambda i: abs(error[i])) for s, e in pairwise(starts)]
         if [grid[i] for i in best] == points:
             break
         points = [grid[i] for i in best]

@@ -56,8 +56,9 @@ INLINE unsigned bits(Vm m) {
   return static_cast<unsigned>(b[0] | b[1] | b[2] | b[3]);
 }
 INLINE Vf scale_by_power(Vf x, Vf n) {  // adding 1.5 * 2^23 leaves the integer n in the low bits of the sum
-  const Vi exponent = as_int(n + 12582912.0f) << 23;
-  return select(is_nan(x), x, as_float(as_int(x) + exponent));
+  typedef uint32_t Vu __attribute__((vector_size(16)));  // NaN may wrap around
+  const Vu exponent = reinterpret_cast<Vu>(n + 12582912.0f) << 23;
+  return select(is_nan(x), x, reinterpret_cast<Vf>(reinterpret_cast<Vu>(x) + exponent));
 }
 
 INLINE float sum(Vf x) { return (x[0] + x[2]) + (x[1] + x[3]); }
