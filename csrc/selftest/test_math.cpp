@@ -57,9 +57,25 @@ bool defined_at(const Function& f, float x) {
   return !(product && (std::isinf(x) || std::fabs(x) > 1e12f));
 }
 
+// tanh and erf are odd to the bit, and 1 from where it is the nearest float.
+void check_odd() {
+  std::vector<float> x = {0.0f, 1e-45f, 1e-30f, 10.0f, INFINITY}, negated, y, z;
+  for (int i = 0; i < 1000; ++i) x.push_back(0.01f * float(i) + 1e-4f);
+  for (float v : x) negated.push_back(-v);
+  y.resize(x.size()), z.resize(x.size());
+  for (Activation f : {Activation::tanh, Activation::erf}) {
+    kernels().activation_row(f, x.data(), int64_t(x.size()), y.data());
+    kernels().activation_row(f, negated.data(), int64_t(x.size()), z.data());
+    for (float& v : z) v = -v;
+    report(same_bits(y.data(), z.data(), int64_t(x.size())), "activation %d is odd", int(f));
+    report(y[3] == 1.0f && y[4] == 1.0f, "activation %d reaches 1", int(f));
+  }
+}
+
 }  // namespace
 
 void test_math(unsigned stride) {
+  check_odd();
   constexpr int kChunk = 4099;
   for (const Function& f : kFunctions) {
     double worst = 0.0;
