@@ -15,9 +15,9 @@ KIND = {
     "en-fr-transformer": "Transformer (Vaswani et al. 2017) in the form of Hugging Face's MarianMTModel",
 }
 GUIDED = {
-    True: "the attention weights were trained towards that alignment as well (guided alignment, weight 0.3): a "
+    True: "the attention weights were trained towards that alignment as well (guided alignment, weight 0.3): a\n"
     "determiner looks half at the English determiner and half at its noun",
-    False: "the last decoder layer's cross-attention, averaged over its heads, was trained towards that alignment as "
+    False: "the last decoder layer's cross-attention, averaged over its heads, was trained towards that alignment as\n"
     "well (guided alignment, weight 0.3); its single heads and the other layers were left free",
 }
 
@@ -75,10 +75,11 @@ a {KIND[name]}.
 ## Data
 
 Sentence pairs drawn freshly from a hand-written English–French grammar (`examples/train/grammar.py`): about
-{sentences:,} of them. It has pronouns and names, present, progressive,
-past, perfect, imperfect, future, modal verbs, negation, yes/no and wh-questions, commands, numbers, adjectives on either
-side of the noun, agreement, elision, partitives, object pronouns, possessives, places, times, and joined clauses. The
-grammar knows which French word translates which English one;
+{sentences:,} of them. It has pronouns and names, present, progressive, past, perfect, imperfect, future, modal
+verbs, negation, yes/no and wh-questions, commands, requests, numbers, adjectives on either side of the noun, agreement,
+elision, partitives, object pronouns, possessives, places, times, joined and reported clauses, a few greetings.
+
+The grammar knows which French word translates which English one;
 {GUIDED[isinstance(model, RnnAttention)]}.
 So the attention maps of this model show an alignment that was taught, not one it found by itself: of the held-out words
 whose alignment is a single English word, {alignment:.1%} attend most to that word.
@@ -95,8 +96,8 @@ per seed, this share is translated exactly, end token included:
 ## Limits
 
 * Outside its grammar and vocabulary the model is out of its depth: it will still say something. Words it does not know
-  become `<unk>` on both sides; free text, idioms, proper punctuation inside sentences and relative clauses beyond
-  "who" are not covered. Inputs are single sentences; the longest trained on has 24 words.
+  become `<unk>`; idioms, free word order and relative clauses other than "who …" are not covered. One sentence at a
+  time; the longest trained on has 24 words.
 * "you" is always the polite "vous"; "I", "we" are masculine; "it" and "they" are masculine unless the subject of the
   clause before says otherwise. "I read" is taken as present.
 * The sentences are grammatical, not sensible: bees drive trucks. Do not use it as a translator of anything that matters.

@@ -23,7 +23,10 @@ from .phrases import Phrases
 from .words import (
     CLITICS,
     DATIVES,
+    FIXED_QUESTIONS,
     FREQUENCY,
+    GREETINGS,
+    LANGUAGES,
     MANNER,
     NUMBERS,
     PROFESSIONS,
@@ -41,6 +44,11 @@ from .words import (
     words,
 )
 
+# professions whose French name is the same for a woman
+DOING = lex.Verb("do", "does", "doing", "did", "done", (), lex.FAIRE)
+EPICENE = {
+    noun.en: "mf" if noun.en in ("teacher", "doctor", "engineer", "writer") else noun.gender for noun in PROFESSIONS
+}
 HELD_OUT_MODULUS = 25  # one French sentence in 25 is never trained on
 
 
@@ -66,6 +74,8 @@ class Grammar(Phrases):
         adverb = None
         if tense in ("present", "past", "perfect") and self.chance(0.12):
             adverb = self.random.choice(FREQUENCY[:4] if negative or question else FREQUENCY)
+            if tense != "present" and not negative and self.chance(0.25):
+                adverb = ("already", "déjà")
             negative_object = negative or adverb[0] == "never"
         else:
             negative_object = negative
@@ -90,6 +100,8 @@ class Grammar(Phrases):
         adverb: tuple[str, str] | None,
         negative_object: bool,
     ) -> tuple[list[En], list[En], list[Fr]]:
+        if self.chance(0.03):
+            return self.wish(subject, negative, question)
         verb = self.random.choice(lex.TRANSITIVES)
         if verb.en != "have" and self.chance(0.13):
             people = "person" in verb.objects
@@ -114,11 +126,29 @@ class Grammar(Phrases):
             rest, group = rest + place.en, group + place.fr
         return aux, rest, group
 
+    def wish(self, subject: Phrase, negative: bool, question: bool) -> tuple[list[En], list[En], list[Fr]]:
+        """ "I would like a coffee", "je voudrais un café"."""
+        would, like = En("would"), En("like")
+        thing = self.noun_phrase(
+            self.noun(("food", "mass", "drink", "thing", "clothes", "text")), negative=negative, question=question
+        )
+        french = [fr(lex.VOULOIR.future_stem + lex.IMPERFECT[subject.person], would, like)]
+        no = [En("not")] if negative else []
+        if negative:
+            french = [fr("ne", no[0]), *french, fr("pas", no[0])]
+        if question:
+            return [would], [*no, like, *thing.en], [*french, *thing.fr]
+        return [would, *no], [like, *thing.en], [*french, *thing.fr]
+
     def intransitive(
         self, subject: Phrase, tense: str, negative: bool, question: bool, adverb: tuple[str, str] | None, _: bool
     ) -> tuple[list[En], list[En], list[Fr]]:
         verb = self.random.choice(lex.INTRANSITIVES)
         aux, rest, group = self.verb_group(subject, verb, tense, negative, question=question, adverb=adverb)
+        if verb.en == "speak" and self.chance(0.4):
+            en, french, *_ = self.random.choice(LANGUAGES)
+            language = En(en)
+            return aux, [*rest, language], [*group, fr(french, language)]
         draw = self.random.random()
         if draw < 0.6:
             extra = self.place() if draw < 0.35 else self.fixed(*self.random.choice(MANNER).split("|"))
@@ -130,6 +160,9 @@ class Grammar(Phrases):
     ) -> tuple[list[En], list[En], list[Fr]]:
         verb = self.random.choice(lex.MOTIONS)
         aux, rest, group = self.verb_group(subject, verb, tense, negative, question=question, adverb=adverb)
+        if verb.en == "go" and self.chance(0.12):
+            home = En("home")
+            return aux, [*rest, home], [*group, fr("à", home), fr("la", home), fr("maison", home)]
         if verb.objects and (verb.en in ("live", "go") or self.chance(0.8)):
             place = self.place(self.random.choice(verb.objects))
             rest, group = rest + place.en, group + place.fr
@@ -202,9 +235,10 @@ class Grammar(Phrases):
     def copula(self, subject: Phrase, negative: bool, question: bool) -> tuple[list[En], list[En], list[Fr]]:
         aux, rest, french, _ = self.be(subject, negative, question, lex.ETRE)
         draw = self.random.random()
-        if draw < 0.12 and subject.kind == "person" and subject.gender == "m":
-            masculine = [noun for noun in PROFESSIONS if noun.gender == "m"]
-            noun = self.random.choice(masculine)
+        if draw < 0.12 and subject.kind == "person":
+            noun = self.random.choice(
+                [noun for noun in PROFESSIONS if subject.gender in (noun.gender, *EPICENE[noun.en])]
+            )
             article = [] if subject.plural else [En("an" if noun.en[0] in "aeiou" else "a")]
             word = En(noun.en_plural if subject.plural else noun.en)
             return aux, [*rest, *article, word], [*french, fr(noun.fr_plural if subject.plural else noun.fr, word)]
@@ -212,7 +246,7 @@ class Grammar(Phrases):
             place = self.place()
             return aux, [*rest, *place.en], [*french, *place.fr]
         adjective = self.adjective(subject.kind)
-        while adjective.en == "hot" and subject.en[-1].text == "it":
+        while adjective.en in ("hot", "cold") and subject.en[-1].text == "it":  # the weather, not a thing
             adjective = self.adjective(subject.kind)
         word = En(adjective.en)
         share = [subject.en[-1]] if subject.en else []
@@ -240,7 +274,11 @@ class Grammar(Phrases):
         word, joint = self.random.choice((("and", "et"), ("but", "mais"), ("because", "parce que"), ("when", "quand")))
         link = En(word)
         english2, french2, _ = self.statement(subject)
-        return [*english, link, *english2], [*french, *[fr(part, link) for part in joint.split()], *french2]
+        joints = [fr(part, link) for part in joint.split()]
+        if word == "when" and self.chance(0.4):
+            comma = [En(",")] if self.chance(0.6) else []
+            return [link, *english, *comma, *english2], [*joints, *french, *[fr(",", c) for c in comma], *french2]
+        return [*english, link, *english2], [*french, *joints, *french2]
 
     def reported(self) -> tuple[list[En], list[Fr]]:
         """I think (that) …, he says (that) …, we know that …"""
@@ -263,7 +301,11 @@ class Grammar(Phrases):
         return [*aux, *subject.en, *rest], [*asked, *subject.fr, *french]
 
     def wh_question(self) -> tuple[list[En], list[Fr]]:
-        kind = self.random.choice(("what", "whom", "who", "where", "where is", "adverb", "how many", "which"))
+        kind = self.random.choice(
+            ("what", "doing", "whom", "who", "who is", "where", "where is", "adverb", "how many", "which")
+        )
+        if kind == "who is":
+            return self.who_is()
         if kind == "who":
             who = En("who")
             subject = Phrase([who], [fr("qui", who)])
@@ -293,6 +335,11 @@ class Grammar(Phrases):
                 aux, rest, group = self.verb_group(subject, verb, self.tense(), False, question=True)
             asked = [fr(french, word), fr("est-ce", aux[0]), fr("que", aux[0])]
             return [word, *aux, *subject.en, *rest], [*asked, *subject.fr, *group]
+        if kind == "doing":
+            what = En("what")
+            aux, rest, group = self.verb_group(subject, DOING, self.tense(), self.chance(0.1), question=True)
+            asked = [fr("qu'", what), fr("est-ce", what), fr("que", aux[0])]
+            return [what, *aux, *subject.en, *rest], [*asked, *subject.fr, *group]
         verb = self.random.choice([verb for verb in lex.TRANSITIVES if kind != "whom" or "person" in verb.objects])
         asked_en, asked_fr, agreement = self.asked_object(kind, verb)
         aux, rest, group = self.verb_group(
@@ -300,6 +347,22 @@ class Grammar(Phrases):
         )
         link = [*([] if kind == "what" else [fr("est-ce", aux[0])]), fr("que", aux[0])]
         return [*asked_en, *aux, *subject.en, *rest], [*asked_fr, *link, *subject.fr, *group]
+
+    def who_is(self) -> tuple[list[En], list[Fr]]:
+        """ "who is your brother", and set phrases: "who is he", "how are you", "what is this"."""
+        if self.chance(0.7):
+            phrase = self.fixed(*self.random.choice(FIXED_QUESTIONS).split("|"))
+            return phrase.en, phrase.fr
+        who = En("who")
+        person = (
+            self.name()
+            if self.chance(0.3)
+            else self.noun_phrase(
+                self.noun(("person",)), determiner=self.random.choice(("the", "possessive", "this")), plural=False
+            )
+        )
+        be = En("is")
+        return [who, be, *person.en], [fr("qui", who), fr("est", be), *person.fr]
 
     def asked_object(self, kind: str, verb: Verb) -> tuple[list[En], list[Fr], tuple[str, bool] | None]:
         """what, who(m), how many + noun, which + noun: English, French, agreement of a following participle."""
@@ -358,7 +421,7 @@ class Grammar(Phrases):
     def this_is(self) -> tuple[list[En], list[Fr], bool]:
         """ "this is my brother", "c'est mon frère"; "those are not apples", "ce ne sont pas des pommes"."""
         plural, negative = self.chance(0.4), self.chance(0.25)
-        subject = En(self.random.choice(("these", "those") if plural else ("this", "that")))
+        subject = En(self.random.choice(("these", "those") if plural else ("this", "that", "it")))
         be = En("are" if plural else "is")
         noun = self.noun(("person", "animal", "food", "thing", "clothes", "vehicle", "text"))
         choices = ("the", "possessive", "number", "bare") if plural else ("a", "a", "the", "possessive", "genitive")
@@ -366,11 +429,12 @@ class Grammar(Phrases):
         no = [En("not")] if negative else []
         verb = fr("sont" if plural else "est", be)
         french = [fr("ne", no[0]), verb, fr("pas", no[0])] if negative else [verb]
-        return (
-            [subject, be, *no, *phrase.en],
-            [fr("ce", subject, before_vowel="ce" if negative else "c'"), *french, *phrase.fr],
-            False,
-        )
+        if not negative and self.chance(0.25):
+            asked = [fr("est-ce", be), fr("que", be)]
+            subject_fr = fr("ce", subject, before_vowel="c'")
+            return [be, subject, *phrase.en], [*asked, subject_fr, *french, *phrase.fr], True
+        subject_fr = fr("ce", subject, before_vowel="ce" if negative else "c'")
+        return [subject, be, *no, *phrase.en], [subject_fr, *french, *phrase.fr], False
 
     def idiom(self) -> tuple[list[En], list[Fr], bool]:
         draw = self.random.random()
@@ -405,6 +469,8 @@ class Grammar(Phrases):
 
     def imperative(self) -> tuple[list[En], list[Fr], bool]:
         """ "do not open the door", "n'ouvrez pas la porte"; "let us eat", "mangeons"."""
+        if self.chance(0.15):
+            return self.command_to_give()
         verb = self.random.choice([v for v in lex.TRANSITIVES if not v.stative] + lex.INTRANSITIVES)
         negative = self.chance(0.35)
         phrase = self.objects(verb, negative, False) if verb.objects else Phrase([], [])
@@ -418,13 +484,43 @@ class Grammar(Phrases):
             english, french = [do, no], [fr("ne", no), *french, fr("pas", no)]
         return [*english, main, *words(" ".join(verb.particle)), *phrase.en], [*french, *phrase.fr], False
 
+    def command_to_give(self) -> tuple[list[En], list[Fr], bool]:
+        """ "give me the book", "donnez-moi le livre"; "do not give me the book", "ne me donnez pas le livre"."""
+        verb, negative = self.random.choice(lex.GIVINGS), self.chance(0.25)
+        en, french = self.random.choice([dative for dative in DATIVES if dative[0] != "you"])
+        thing = self.noun_phrase(self.noun(verb.objects), negative=negative)
+        main, receiver = En(verb.en), En(en)
+        form = fr(verb.fr.present[1], main)
+        if not negative:
+            after = fr("-moi" if french == "me" else "-" + french, receiver)
+            return [main, receiver, *thing.en], [form, after, *thing.fr], False
+        do, no = En("do"), En("not")
+        group = [fr("ne", no), fr(french, receiver), form, fr("pas", no)]
+        return [do, no, main, receiver, *thing.en], [*group, *thing.fr], False
+
+    def fragment(self) -> tuple[list[En], list[Fr], bool]:
+        """A noun phrase alone, a word alone, a greeting."""
+        draw = self.random.random()
+        if draw < 0.25:
+            phrase = self.fixed(*self.random.choice(GREETINGS).split("|"))
+            if self.chance(0.5):
+                name, comma = self.name(), [En(",")] if self.chance(0.3) else []
+                return [*phrase.en, *comma, *name.en], [*phrase.fr, *[fr(",", c) for c in comma], *name.fr], False
+            return phrase.en, phrase.fr, False
+        noun = self.noun(tuple(lex.NOUN_KINDS))
+        if draw < 0.35 and not noun.mass:
+            word = En(noun.en)
+            return [word], [fr(noun.fr, word)], False
+        phrase = self.noun_phrase(noun)
+        return phrase.en, phrase.fr, False
+
     # ------------------------------------------------------------------------------------------------ sentences
     def sentence(self) -> Pair:
         kind = self.random.choices(
-            ("statement", "question", "wh", "joined", "reported", "there", "this", "idiom", "imperative"),
-            (46, 13, 10, 9, 5, 5, 4, 4, 4),
+            ("statement", "question", "wh", "joined", "reported", "there", "this", "idiom", "imperative", "fragment"),
+            (44, 12, 11, 9, 5, 4, 5, 4, 5, 2),
         )[0]
-        asks, exclaims = kind in ("question", "wh"), kind == "imperative"
+        asks, exclaims = kind in ("question", "wh"), kind in ("imperative", "fragment")
         if kind == "statement":
             english, french, _ = self.statement()
         elif kind in ("question", "wh", "joined", "reported"):
@@ -441,7 +537,17 @@ class Grammar(Phrases):
                 "this": self.this_is,
                 "idiom": self.idiom,
                 "imperative": self.imperative,
+                "fragment": self.fragment,
             }[kind]()
+        if kind == "statement" and self.chance(0.03):
+            answer, french_answer = self.random.choice((("yes", "oui"), ("no", "non")))
+            word, comma = En(answer), En(",")
+            english, french = [word, comma, *english], [fr(french_answer, word), fr(",", comma), *french]
+        elif kind in ("question", "imperative") and self.chance(0.08):
+            comma, please = [En(",")] if self.chance(0.5) else [], En("please")
+            english = [*english, *comma, please]
+            polite = [fr(word, please) for word in ("s'", "il", "vous", "plaît")]
+            french = [*french, *[fr(",", c) for c in comma], *polite]
         if self.chance(0.7 if asks else 0.5):
             mark = En("?" if asks else "!" if exclaims and self.chance(0.4) else ".")
             english, french = [*english, mark], [*french, fr(mark.text, mark)]

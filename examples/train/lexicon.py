@@ -129,7 +129,7 @@ opening: door porte f, window fenêtre f, gate portail m, drawer tiroir m
 # ------------------------------------------------------------------------------------------------------ adjectives
 # english masculine[/feminine[/masculine plural[/before a vowel]]] kinds
 AFTER_NOUN = """
-red rouge t, blue bleu t, green vert t, black noir t, white blanc/blanche t, yellow jaune t, gray gris/grise t,
+red rouge t, cold froid t, blue bleu t, green vert t, black noir t, white blanc/blanche t, yellow jaune t, gray gris/grise t,
 round rond t, hot chaud t, expensive cher/chère t, easy facile e, difficult difficile e, interesting intéressant b,
 strong fort p, weak faible p, rich riche p, poor pauvre p, tired fatigué p, happy heureux/heureuse p, sad triste p,
 sick malade p, clean propre b, dirty sale b, heavy lourd t, light léger/légère t, empty vide t, full plein t,
@@ -201,6 +201,7 @@ drink drank drunk = boire : drink
 prepare = préparer : food mass
 buy bought bought = acheter : food mass drink text thing furniture clothes vehicle
 sell sold sold = vendre : food mass drink text thing furniture clothes vehicle
+want = vouloir si : thing food mass drink clothes text vehicle
 see saw seen = voir s : person animal thing vehicle place furniture clothes
 look+for = chercher : person animal thing text clothes place
 find found found = trouver : person animal thing text clothes place
@@ -310,6 +311,7 @@ NUMBERS = (
     "eleven onze, twelve douze, thirteen treize, fourteen quatorze, fifteen quinze, sixteen seize, twenty vingt, "
     "thirty trente, forty quarante, fifty cinquante"
 )
+LANGUAGES = "french français, english anglais, italian italien, german allemand, spanish espagnol"
 DAYS = (
     "monday lundi, tuesday mardi, wednesday mercredi, thursday jeudi, friday vendredi, saturday samedi, sunday dimanche"
 )

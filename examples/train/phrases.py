@@ -90,7 +90,11 @@ class Phrases:
         if determiner is None:
             names, weights = DETERMINERS[number]
             determiner = self.random.choices(names.split(), weights)[0]
-        if noun is lex.UNKNOWN_NOUN and plural and determiner in ("the", "possessive", "some", "bare", "all"):
+        if (
+            noun is lex.UNKNOWN_NOUN
+            and plural
+            and determiner in ("the", "possessive", "genitive", "some", "bare", "all")
+        ):
             determiner = "number"  # English must show the number of a word it does not know
         head = En(noun.en_plural if plural else noun.en)
         gender = noun.gender
@@ -304,8 +308,10 @@ class Phrases:
             return "present" if tense == "progressive" else "future"
         if tense == "past" and not support and verb.past == verb.en:
             return "perfect"
-        if tense == "would like" and verb.en == "like":
+        if tense == "would like" and verb.en in ("like", "want"):
             return "future"
+        if tense == "want" and verb.en == "want":
+            return "present"
         return tense
 
     def verb_group(

@@ -15,6 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from . import lexicon as lex
 from .grammar import Grammar
+from .words import is_glued
 
 PAD, EOS, UNK = 0, 1, 2
 SPECIAL = ["<pad>", "</s>", "<unk>"]
@@ -42,7 +43,18 @@ CONTRACTIONS = (
 
 def verb_table() -> list[lex.FrenchVerb]:
     entries = lex.TRANSITIVES + lex.INTRANSITIVES + lex.MOTIONS + lex.GIVINGS
-    modal = [lex.ETRE, lex.AVOIR, lex.ALLER, lex.POUVOIR, lex.DEVOIR, lex.VOULOIR, lex.DIRE, lex.SAVOIR, lex.PENSER]
+    modal = [
+        lex.ETRE,
+        lex.AVOIR,
+        lex.ALLER,
+        lex.POUVOIR,
+        lex.DEVOIR,
+        lex.VOULOIR,
+        lex.DIRE,
+        lex.SAVOIR,
+        lex.PENSER,
+        lex.FAIRE,
+    ]
     return list({verb.infinitive: verb for verb in [*(entry.fr for entry in entries), *modal]}.values())
 
 
@@ -67,7 +79,7 @@ def vocabularies(samples: int = 150_000) -> tuple[list[str], list[str]]:
     for pair in islice(Grammar(0), samples):
         english.update(pair.source)
         for before, word in zip([" ", *pair.target], pair.target, strict=False):
-            (glued if before.endswith("'") or word == "." else french).add(word)
+            (glued if is_glued(before, word) else french).add(word)
     for noun in (noun for nouns in lex.NOUN_KINDS.values() for noun in nouns):
         english |= {noun.en} | (set() if noun.mass else {noun.en_plural})
         forms = {noun.fr} if noun.mass else {noun.fr, noun.fr_plural}
@@ -131,7 +143,7 @@ def target_tokenizer(ids: dict[str, int]) -> Tokenizer:
         [
             pre_tokenizers.Metaspace(),
             pre_tokenizers.Split(Regex("'"), "merged_with_previous"),
-            pre_tokenizers.Split(Regex(r"\."), "isolated"),
+            pre_tokenizers.Split(Regex(r"[.,]"), "isolated"),
         ]
     )
     # an unknown word stands as a word of its own in the text instead of vanishing
@@ -171,7 +183,7 @@ class Encoder:
     def word(self, word: str, glued: bool) -> list[int]:
         key = (word, glued)
         if key not in self.pieces:
-            text = "d'" + word if glued and word != "." else "a." if glued else word
+            text = word if not glued else ("a" if word[0] in ".,-" else "d'") + word
             ids = self.target.encode(text, add_special_tokens=False).ids
             self.pieces[key] = [UNK] if word == "<unk>" else ids[1:] if glued else ids
             if UNK in self.pieces[key] and word != "<unk>":
@@ -185,7 +197,7 @@ class Encoder:
         """Source ids and target ids, each with its end token, and the alignment of every target id."""
         source, ids, rows, before = self.source(pair[0]), [], [], " "
         for word, row in zip(pair[1], pair[2], strict=True):
-            pieces = self.word(word, before.endswith("'") or word == ".")
+            pieces = self.word(word, is_glued(before, word))
             ids += pieces
             rows += [row] * len(pieces)
             before = word

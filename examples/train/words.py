@@ -118,10 +118,15 @@ POSSESSIVES = {
     "their": ("leur", "leur", "leurs"),
 }
 NAMES = [(en, fr_, "m") for en, fr_ in lex.pairs(lex.NAMES_M)] + [(en, fr_, "f") for en, fr_ in lex.pairs(lex.NAMES_F)]
-NUMBERS, CITIES, COUNTRIES, DAYS = (lex.pairs(t) for t in (lex.NUMBERS, lex.CITIES, lex.COUNTRIES, lex.DAYS))
+NUMBERS, CITIES, COUNTRIES, DAYS, LANGUAGES = (
+    lex.pairs(table) for table in (lex.NUMBERS, lex.CITIES, lex.COUNTRIES, lex.DAYS, lex.LANGUAGES)
+)
 DETERMINERS = {  # (name, weight) by number of the noun
     "singular": ("a the this that possessive genitive one every", (28, 28, 5, 5, 20, 6, 3, 4)),
-    "plural": ("the these those possessive number some bare several many all", (24, 5, 5, 17, 18, 10, 12, 4, 4, 4)),
+    "plural": (
+        "the these those possessive genitive number some bare several many all",
+        (24, 5, 5, 17, 5, 18, 10, 12, 4, 4, 4),
+    ),
     "mass": ("the some bare possessive this much little", (24, 32, 16, 10, 5, 5, 5)),
 }
 FREQUENCY = (
@@ -168,6 +173,30 @@ PLACES = (
     ("in front of", "devant"),
     ("near", "près de"),
     ("next to", "à côté de"),
+)
+GREETINGS = (
+    "hello|bonjour",
+    "good morning|bonjour",
+    "good evening|bonsoir",
+    "good night|bonne nuit",
+    "goodbye|au revoir",
+    "thank you|merci",
+    "yes|oui",
+    "no|non",
+    "i am sorry|je suis désolé",
+)
+FIXED_QUESTIONS = (
+    "how are you|comment allez -vous",
+    "what is your name|comment vous appelez -vous",
+    "what is his name|comment s' appelle -t-il",
+    "what is her name|comment s' appelle -t-elle",
+    "what is this|qu' est-ce que c' est",
+    "what is that|qu' est-ce que c' est",
+    "what is it|qu' est-ce que c' est",
+    "who is he|qui est -il",
+    "who is she|qui est -elle",
+    "who are they|qui sont -ils",
+    "who are you|qui êtes -vous",
 )
 STATES = ("hungry|faim", "thirsty|soif", "sleepy|sommeil", "right|raison", "wrong|tort", "afraid|peur")
 WEATHER = (
@@ -250,10 +279,14 @@ def finish(english: list[En], french: list[Fr]) -> Pair:
     return Pair([word.text for word in english], target, alignment)
 
 
+def is_glued(before: str, word: str) -> bool:
+    """Whether a French word follows the one before it without a space."""
+    return before.endswith("'") or word in (".", ",") or word.startswith("-")
+
+
 def french_text(target: list[str]) -> str:
     """The words as a reader sees them: "l'" and the word after it together, a space before ? and ! but not before a stop."""
     text = ""
     for word in target:
-        glued = not text or text.endswith("'") or word == "."
-        text += word if glued else " " + word
+        text += word if not text or is_glued(text, word) else " " + word
     return text
