@@ -65,7 +65,7 @@ def batches(encoder: Encoder, seed: int, batch_size: int, pool: int = 24) -> Ite
     pairs = training_pairs(seed)
     while True:
         examples = [
-            encoder.pair(forget_words(pair, draw) if draw.random() < 0.015 else pair)
+            encoder.pair(forget_words(pair, draw) if draw.random() < 0.01 else pair)
             for pair in islice(pairs, batch_size * pool)
         ]
         examples.sort(key=lambda example: (len(example[1]), len(example[0])))

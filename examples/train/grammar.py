@@ -566,7 +566,7 @@ def is_held_out(pair: Pair) -> bool:
     return zlib.crc32(" ".join(stripped).encode()) % HELD_OUT_MODULUS == 0
 
 
-def training_pairs(seed: int, unknown: float = 0.012) -> Iterator[Pair]:
+def training_pairs(seed: int, unknown: float = 0.03) -> Iterator[Pair]:
     return (pair for pair in Grammar(seed, unknown) if not is_held_out(pair))
 
 

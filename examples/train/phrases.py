@@ -90,6 +90,8 @@ class Phrases:
         if determiner is None:
             names, weights = DETERMINERS[number]
             determiner = self.random.choices(names.split(), weights)[0]
+            if generic and number != "singular" and self.chance(0.25):
+                determiner = "bare"  # "I like apples", "cats sleep"
         if (
             noun is lex.UNKNOWN_NOUN
             and plural

@@ -22,7 +22,7 @@ from .evaluate import alignment_agreement, exact_matches, held_out
 from .rnn import RnnAttention, RnnConfig
 from .tokenizer import Encoder, build
 
-SENTENCES = {"en-fr-bahdanau": 1_280_000, "en-fr-luong": 640_000, "en-fr-transformer": 640_000}
+SENTENCES = {"en-fr-bahdanau": 1_900_000, "en-fr-luong": 1_300_000, "en-fr-transformer": 1_300_000}
 LEARNING_RATE = {"en-fr-bahdanau": 3e-3, "en-fr-luong": 4e-3, "en-fr-transformer": 2e-3}
 EVALUATION_SEEDS = (2024, 2025)
 
@@ -98,6 +98,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--sentences", type=int, help="how many to train on")
+    parser.add_argument("--rate", type=float, help="peak learning rate")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
@@ -135,7 +136,7 @@ def main() -> None:
             encoder,
             steps=sentences // options.batch_size,
             batch_size=options.batch_size,
-            rate=LEARNING_RATE[options.model],
+            rate=options.rate or LEARNING_RATE[options.model],
             seed=options.seed,
             guide=0.3,
             half_precision=options.bfloat16,
