@@ -6,6 +6,9 @@
 'je mange une pomme'
 """
 
+from fastattn import _load  # noqa: F401  first: it loads the extension
+
+# isort: split
 from fastattn import _native, isa, ops
 from fastattn.api import Model, bundled_models, check_threads, load
 from fastattn.attention_map import AttentionMap

@@ -24,7 +24,7 @@ API = RUNTIME | {"decoding", "loaders", "text", "weights", "attention_map", "gen
 MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": API | {"fastattn"},
-    "fastattn": API,
+    "fastattn": API | {"_load"},
     "api": API | {"fastattn"},
     "generation": RUNTIME | {"decoding", "attention_map"},
     "decoding": RUNTIME,
@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "graph": GRAPH,
     "ops": GRAPH | {"_native", "isa"},
     "isa": {"_native"},
+    "_load": {"_native"},
     "loaders": GRAPH,
     "weights": GRAPH | {"loaders"},
     "text": GRAPH,

@@ -203,3 +203,15 @@ def test_a_session_that_raised_is_not_used_again(model: Model) -> None:
     with pytest.raises(fastattn.InputError):
         model.logits([[5, 0]], [[100, 999]])
     assert model.generate([5, 0], max_new_tokens=5).token_ids == expected
+
+
+def test_idle_threads_sleep_soon_and_the_environment_is_left_alone() -> None:
+    code = "import os, fastattn; print(os.environ.get('GOMP_SPINCOUNT'))"
+    environment = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    for given, used in ((None, "3000"), ("77", "77")):
+        extra = {"OMP_DISPLAY_ENV": "VERBOSE"} | ({"GOMP_SPINCOUNT": given} if given else {})
+        run = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**environment, **extra}
+        )
+        assert run.stdout.strip() == str(given)
+        assert f"GOMP_SPINCOUNT = '{used}'" in run.stderr

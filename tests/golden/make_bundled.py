@@ -1,7 +1,8 @@
 """Write tests/golden/bundled/*.json.gz: what PyTorch makes of 2,000 held-out sentences with each bundled model.
 
-    python tests/golden/make_bundled.py --checkpoints DIR        # DIR/<model>/checkpoint.pt, from examples.train.train
+    python tests/golden/make_bundled.py
 
+The weights are read back from the bundled ONNX files into the PyTorch modules they came from.
 Per model: `seed`, `exact` (how many are exactly right) and `sentences`, each [English, French of the grammar, ids], ids
 being PyTorch's greedy ids without prompt and end token. `attention` holds one weight matrix, of "I am eating an apple".
 """
@@ -17,18 +18,34 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from examples.train import evaluate, export, grammar, tokenizer, train  # noqa: E402
+from fastattn.loaders import open_checkpoint  # noqa: E402
 
 SEED, COUNT = 2024, 2000
 EXAMPLE = "I am eating an apple"
 
 
-def make(name: str, checkpoint: Path) -> dict[str, object]:
+def weights_of(folder: Path, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The state_dict of `model` from the ONNX files; tied tensors are stored once, constants not at all."""
+    checkpoint, state = open_checkpoint(folder), dict(model.state_dict())
+    stored = {key: torch.from_numpy(np.array(value)) for key, value in checkpoint.tensors.items()}
+    prefix = "" if any(key in stored for key in state) else "marian."
+    found = {key: stored[key.removeprefix(prefix)] for key in state if key.removeprefix(prefix) in stored}
+    for key in set(state) - set(found):
+        if key.endswith(("embed_tokens.weight", "lm_head.weight")):
+            found[key] = found[f"{prefix}model.shared.weight"]
+        elif "embed_positions" not in key:
+            raise SystemExit(f"{folder}: {key} is not in the ONNX files")
+    return state | found
+
+
+def make(name: str) -> dict[str, object]:
     source, target, *sizes = tokenizer.build(shared=name == "en-fr-transformer")
     model = train.make_model(name, (sizes[0], sizes[1]))
-    model.load_state_dict(torch.load(checkpoint))
+    model.load_state_dict(weights_of(ROOT / "fastattn" / "bundled" / name, model))
     model.eval()
     encoder = tokenizer.Encoder(source, target)
     pairs = evaluate.held_out(SEED, COUNT)
@@ -61,14 +78,13 @@ def make(name: str, checkpoint: Path) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--checkpoints", type=Path, required=True)
     parser.add_argument("--models", nargs="*", default=sorted(train.SENTENCES))
     options = parser.parse_args()
     torch.set_num_threads(1)
     folder = ROOT / "tests" / "golden" / "bundled"
     folder.mkdir(parents=True, exist_ok=True)
     for name in options.models:
-        golden = make(name, options.checkpoints / name / "checkpoint.pt")
+        golden = make(name)
         text = json.dumps(golden, ensure_ascii=False, separators=(",", ":"))
         path = folder / f"{name}.json.gz"
         path.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
