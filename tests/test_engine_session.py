@@ -316,9 +316,7 @@ def test_tensors_are_checked_against_the_graph(backend: Backend, toys: dict[str,
             backend.session(Toy(toy.graphs, weights))
 
 
-def native_only(backend: Backend) -> None:
-    if not backend.exact:
-        pytest.skip("says something of the engine only")
+engine_only = pytest.mark.parametrize("backend", [b for b in BACKENDS if b.exact], indirect=True, ids=lambda b: b.name)
 
 
 @pytest.mark.parametrize("name", TOYS)
@@ -332,10 +330,10 @@ def test_threads_do_not_change_results(toys: dict[str, Toy], name: str) -> None:
             np.testing.assert_array_equal(results[0], other, one.name)
 
 
+@engine_only
 @pytest.mark.parametrize("name", TOYS)
 def test_native_errs_at_most_twice_what_numpy_errs(backend: Backend, toys: dict[str, Toy], name: str) -> None:
     """DESIGN section 5: against float64, plus a floor of a few roundings of the largest logit."""
-    native_only(backend)
     toy, rng = toys[name], np.random.default_rng(10)
     sources, history = [ids(rng, n) for n in (31, 5, 16)], [ids(rng, 20) for _ in range(3)]
     logits = {"native": feed(fresh(backend, toy, sources), toy, history)}
@@ -346,10 +344,10 @@ def test_native_errs_at_most_twice_what_numpy_errs(backend: Backend, toys: dict[
     assert error["native"] <= 2 * error["float32"] + 4 * np.finfo(np.float32).eps * np.abs(truth).max()
 
 
+@engine_only
 @pytest.mark.parametrize("name", TOYS)
 def test_a_steady_step_allocates_nothing(backend: Backend, toys: dict[str, Toy], name: str) -> None:
     """What a sentence needed once is there for the next one of its size, beams and page copies included."""
-    native_only(backend)
     toy, rng = toys[name], np.random.default_rng(13)
     session, sources = backend.session(toy), [ids(rng, 30), ids(rng, 12)]
     select = Select(k=8, log_probs=True)
@@ -368,8 +366,8 @@ def test_a_steady_step_allocates_nothing(backend: Backend, toys: dict[str, Toy],
     assert sentence() == 0
 
 
+@engine_only
 def test_sessions_of_several_threads(backend: Backend, toys: dict[str, Toy]) -> None:
-    native_only(backend)
     toy = toys["transformer"]
     rng = np.random.default_rng(11)
     jobs = [([ids(rng, 12)], [ids(rng, 20)]) for _ in range(8)]
@@ -389,11 +387,11 @@ def test_sessions_of_several_threads(backend: Backend, toys: dict[str, Toy]) -> 
         np.testing.assert_array_equal(a, b)
 
 
+@engine_only
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_fork_after_use_works_and_agrees(backend: Backend, toys: dict[str, Toy]) -> None:
     """A pre-forking server: the parent has used its threads, the child steps the session it inherited."""
-    native_only(backend)
     toy, sources, history = toys["transformer"], [np.arange(20, dtype=np.int32)], [np.arange(30, dtype=np.int32)]
     session = fresh(backend, toy, sources)
     expected = feed(fresh(backend, toy, sources), toy, history)

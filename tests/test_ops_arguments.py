@@ -109,11 +109,14 @@ def test_a_wrong_dtype_is_named(op: str, name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("op", "name"), [pair for pair in ARRAYS if pair[0] not in ("softmax", "log_softmax", "top_k")]
+    ("op", "name"),
+    [
+        (op, name)
+        for op, name in ARRAYS
+        if op not in ("softmax", "log_softmax", "top_k") and CALLS[op].keys() != {"x"}  # those take any shape
+    ],
 )
 def test_a_wrong_shape_is_named(op: str, name: str) -> None:
-    if CALLS[op].keys() == {"x"}:
-        pytest.skip("takes any shape")
     wrong = ones(9, 9, 9, 9, 9)
     with pytest.raises(ValueError, match="9") as raised:
         call(op, **{**CALLS[op], name: wrong})

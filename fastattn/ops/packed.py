@@ -19,6 +19,9 @@ class PackedWeight:
     Attributes:
         shape: (O, I).
         native: what the kernels read.
+
+    >>> pack(np.eye(2)).shape
+    (2, 2)
     """
 
     __slots__ = ("native", "shape")
