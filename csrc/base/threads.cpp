@@ -28,11 +28,44 @@ inline void pause_cpu() {
 #endif
 }
 
+// Each thread of a region claims the CPU it runs on; one that finds it claimed moves to a free one. A kernel may wake a thread
+// on the CPU of the one that woke it though another is idle (seen in virtual machines); spinning there, each would keep the
+// other from running, region after region, and two threads were slower than one.
+class Places {
+ public:
+  void claim() {
+    const int cpu = sched_getcpu();
+    if (cpu < 0 || cpu >= kMost || take(cpu)) return;
+    cpu_set_t allowed, one;
+    if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;
+    for (int other = 0; other < kMost; ++other) {
+      if (!CPU_ISSET(other, &allowed) || !take(other)) continue;
+      CPU_ZERO(&one);
+      CPU_SET(other, &one);
+      if (sched_setaffinity(0, sizeof(one), &one) == 0) sched_setaffinity(0, sizeof(allowed), &allowed);
+      return;
+    }
+  }
+
+ private:
+  static constexpr int kMost = CPU_SETSIZE;
+
+  bool take(int cpu) {
+    const uint64_t bit = uint64_t{1} << (cpu % 64);
+    return !(taken_[cpu / 64].fetch_or(bit, std::memory_order_relaxed) & bit);
+  }
+
+  std::atomic<uint64_t> taken_[kMost / 64] = {};
+};
+
 void run_openmp(int num_threads, RegionBody body, void* context) {
   Barrier barrier;
+  Places places;
+  places.claim();  // the calling thread is the first of the team
 #pragma omp parallel num_threads(num_threads)
   {
     Team team{omp_get_thread_num(), omp_get_num_threads(), &barrier};
+    if (team.ith > 0) places.claim();
     body(context, team);
   }
 }
