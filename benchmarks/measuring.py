@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import statistics
+import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -71,10 +73,67 @@ def calls_for(work: Work, least: float) -> int:
 
 def compare(case: Case, rounds: int = 7, least: float = 0.01) -> Timing:
     """Native, reference, native, reference …; every turn lasts at least `least` seconds."""
-    native, reference = calls_for(case.native, least), calls_for(case.reference, least)
-    turns = [(seconds_of(case.native, native), seconds_of(case.reference, reference)) for _ in range(rounds)]
+    if fastattn.get_num_threads() == 1:
+        native, reference = calls_for(case.native, least), calls_for(case.reference, least)
+        turns = [(seconds_of(case.native, native), seconds_of(case.reference, reference)) for _ in range(rounds)]
+    else:
+        turns = _turns_apart(case, rounds, least)
     ratios = [b / a for a, b in turns]
     return Timing(*(statistics.median(side) for side in zip(*turns, strict=True)), statistics.median(ratios))
+
+
+CALM = 0.06  # seconds until the threads of BLAS, which spin for a while after their work, are asleep
+
+
+def wait_for_calm(patience: float = 20.0) -> None:
+    """Sleeps until the machine has been idle for a moment: one more busy process stalls all that wait for each other."""
+    end = time.monotonic() + patience
+    while True:
+        before = _idle()
+        time.sleep(CALM)
+        if _idle() - before >= 0.8 * CALM * (os.cpu_count() or 1) or time.monotonic() > end:
+            return
+
+
+def _idle() -> float:
+    """Seconds all CPUs together have been idle; where the system does not say, always."""
+    if sys.platform != "linux":
+        return time.monotonic() * (os.cpu_count() or 1)
+    return int(Path("/proc/stat").read_text().split(maxsplit=5)[4]) / os.sysconf("SC_CLK_TCK")
+
+
+def _turns_apart(case: Case, rounds: int, least: float) -> list[tuple[float, float]]:
+    """With several threads the reference has a process of its own: one library's spinning threads are in the other's way."""
+    ask, asked = os.pipe()
+    answer, answered = os.pipe()
+    child = os.fork()
+    if child == 0:
+        calls = 0
+        while os.read(ask, 1) == b"?":
+            calls = calls or calls_for(case.reference, least)
+            os.write(answered, struct.pack("d", seconds_of(case.reference, calls)))
+        os._exit(0)
+
+    def reference() -> float:
+        os.write(asked, b"?")
+        return float(struct.unpack("d", os.read(answer, 8))[0])
+
+    try:
+        wait_for_calm()
+        native = calls_for(case.native, least)
+        reference()  # counts its calls
+        turns = []
+        for _ in range(rounds):
+            wait_for_calm(1.0)
+            first = seconds_of(case.native, native)
+            wait_for_calm(1.0)
+            turns.append((first, reference()))
+    finally:
+        os.write(asked, b".")
+        os.waitpid(child, 0)
+        for end in (ask, asked, answer, answered):
+            os.close(end)
+    return turns
 
 
 def errors(case: Case) -> tuple[float, float] | None:
