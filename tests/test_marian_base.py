@@ -15,8 +15,12 @@ import pytest
 import fastattn
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch==2.13.0")
-transformers = pytest.importorskip("transformers", reason='transformers is not installed: pip install "transformers==4.57.*"')
-exporters = pytest.importorskip("optimum.exporters.onnx", reason="optimum-onnx is not installed: pip install optimum-onnx")
+transformers = pytest.importorskip(
+    "transformers", reason='transformers is not installed: pip install "transformers==4.57.*"'
+)
+exporters = pytest.importorskip(
+    "optimum.exporters.onnx", reason="optimum-onnx is not installed: pip install optimum-onnx"
+)
 
 LENGTHS = [2, 3, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 17, 19, 22, 25, 30, 40]
 PAD, EOS, VOCABULARY, NEW = 58_100, 0, 58_101, 10

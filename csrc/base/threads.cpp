@@ -28,9 +28,9 @@ inline void pause_cpu() {
 #endif
 }
 
-// Each thread of a region claims the CPU it runs on; one that finds it claimed moves to a free one. A kernel may wake a thread
-// on the CPU of the one that woke it though another is idle (seen in virtual machines); spinning there, each would keep the
-// other from running, region after region, and two threads were slower than one.
+// Each thread of a region claims the CPU it runs on; one that finds it claimed moves to a free one. A kernel may wake a
+// thread on the CPU of the one that woke it though another is idle (seen in virtual machines); spinning there, each
+// would keep the other from running, region after region, and two threads were slower than one.
 class Places {
  public:
   void claim() {
@@ -70,8 +70,9 @@ void run_openmp(int num_threads, RegionBody body, void* context) {
   }
 }
 
-// After fork() the child has none of the OpenMP pool's threads, and a region entered from a thread that owns such a pool would
-// wait for them for ever. A thread born in the child has no pool yet, so the child enters its regions from one.
+// After fork() the child has none of the OpenMP pool's threads, and a region entered from a thread that owns such a
+// pool would wait for them for ever. A thread born in the child has no pool yet, so the child enters its regions from
+// one.
 class Leader {
  public:
   Leader() {
@@ -140,7 +141,8 @@ double read_number(const std::string& path) {
   return (file >> value) ? value : 0;
 }
 
-// CPUs' worth of time the cgroup allows, 0 when unlimited: the smallest limit on the way to the root (v2), or the v1 quota.
+// CPUs' worth of time the cgroup allows, 0 when unlimited: the smallest limit on the way to the root (v2), or the v1
+// quota.
 double cgroup_quota() {
   double quota = 0;
   const auto lower = [&quota](double q) {
@@ -198,7 +200,8 @@ void run_region(int num_threads, RegionBody body, void* context) {
 int usable_cpus() {
   cpu_set_t set;
   CPU_ZERO(&set);
-  int cpus = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+  int cpus =
+      sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
   const double quota = cgroup_quota();
   if (quota > 0) cpus = std::min(cpus, static_cast<int>(quota));
   return std::max(cpus, 1);

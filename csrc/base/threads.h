@@ -39,7 +39,8 @@ struct Team {
 using RegionBody = void (*)(void* context, Team& team);
 void run_region(int num_threads, RegionBody body, void* context);
 
-// Runs body(team) on num_threads threads. Regions of several threads run one after another: more would only share the cores.
+// Runs body(team) on num_threads threads. Regions of several threads run one after another: more would only share the
+// cores.
 template <typename Body>
 void parallel(int num_threads, Body&& body) {
   using Plain = std::remove_reference_t<Body>;

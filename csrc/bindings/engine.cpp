@@ -19,7 +19,8 @@ using Attributes = std::map<std::string, std::variant<int64_t, double, std::stri
 using WeightPtr = std::shared_ptr<Weight>;
 
 std::shared_ptr<Weight> make_weight(const Floats& array, bool packed, int num_threads) {
-  if (array.ndim() < 1 || array.ndim() > 2) throw std::invalid_argument("a weight has one or two dimensions, got " + std::to_string(array.ndim()));
+  if (array.ndim() < 1 || array.ndim() > 2)
+    throw std::invalid_argument("a weight has one or two dimensions, got " + std::to_string(array.ndim()));
   const int64_t rows = array.shape(0), cols = array.ndim() == 2 ? array.shape(1) : 1;
   const float* data = array.data();
   py::gil_scoped_release unlocked;
@@ -28,8 +29,9 @@ std::shared_ptr<Weight> make_weight(const Floats& array, bool packed, int num_th
 
 Activation activation_of(const std::string& name) {
   static const std::map<std::string, Activation> names = {
-      {"none", Activation::none}, {"tanh", Activation::tanh},           {"sigmoid", Activation::sigmoid}, {"relu", Activation::relu},
-      {"gelu", Activation::gelu}, {"gelu_tanh", Activation::gelu_tanh}, {"silu", Activation::silu}};
+      {"none", Activation::none}, {"tanh", Activation::tanh}, {"sigmoid", Activation::sigmoid},
+      {"relu", Activation::relu}, {"gelu", Activation::gelu}, {"gelu_tanh", Activation::gelu_tanh},
+      {"silu", Activation::silu}};
   const auto it = names.find(name);
   if (it == names.end()) throw std::invalid_argument("no such activation: " + name);
   return it->second;
@@ -38,15 +40,23 @@ Activation activation_of(const std::string& name) {
 // The attributes of fastattn/ops/table.py by name. Names of states and memories come as slot numbers.
 Attrs attrs_of(const Attributes& given) {
   Attrs a;
-  const std::map<std::string, int64_t*> integers = {
-      {"heads", &a.heads},   {"kv_heads", &a.kv_heads}, {"value_size", &a.value_size},   {"layer", &a.layer},
-      {"cache", &a.cache},   {"causal", &a.causal},     {"window_left", &a.window_left}, {"window_right", &a.window_right},
-      {"offset", &a.offset}, {"reverse", &a.reverse},   {"additive", &a.additive}};
+  const std::map<std::string, int64_t*> integers = {{"heads", &a.heads},
+                                                    {"kv_heads", &a.kv_heads},
+                                                    {"value_size", &a.value_size},
+                                                    {"layer", &a.layer},
+                                                    {"cache", &a.cache},
+                                                    {"causal", &a.causal},
+                                                    {"window_left", &a.window_left},
+                                                    {"window_right", &a.window_right},
+                                                    {"offset", &a.offset},
+                                                    {"reverse", &a.reverse},
+                                                    {"additive", &a.additive}};
   const std::map<std::string, double*> reals = {{"scale", &a.scale}, {"softcap", &a.softcap}, {"eps", &a.eps}};
   const std::map<std::string, int*> slots = {{"slot", &a.slot}, {"values_slot", &a.values_slot}};
   for (const auto& [name, value] : given) {
     if (const auto it = reals.find(name); it != reals.end()) {
-      *it->second = std::holds_alternative<double>(value) ? std::get<double>(value) : static_cast<double>(std::get<int64_t>(value));
+      *it->second = std::holds_alternative<double>(value) ? std::get<double>(value)
+                                                          : static_cast<double>(std::get<int64_t>(value));
     } else if (const auto integer = integers.find(name); integer != integers.end()) {
       *integer->second = std::get<int64_t>(value);
     } else if (const auto slot = slots.find(name); slot != slots.end()) {
@@ -73,7 +83,8 @@ void add_node(Program& program, const std::string& op, std::vector<int> inputs, 
   if (weights.size() > kRoles) throw std::invalid_argument(op + " has too many parameters");
   for (const auto* list : {&inputs, &outputs})
     for (const int v : *list)
-      if (v < 0 || v >= static_cast<int>(program.values.size())) throw std::invalid_argument(op + " names a value that does not exist");
+      if (v < 0 || v >= static_cast<int>(program.values.size()))
+        throw std::invalid_argument(op + " names a value that does not exist");
   node.inputs = std::move(inputs), node.outputs = std::move(outputs);
   for (size_t i = 0; i < weights.size(); ++i) node.weights[i] = weights[i];
   node.attrs = attrs_of(attrs);
@@ -115,11 +126,13 @@ py::tuple captured(const Session& session) {
       const std::vector<py::ssize_t> shape = {r.rows, r.heads, r.span};
       py::object scores = py::none();
       if (r.scores.size()) scores = copied(r.scores.data(), shape);
-      attention.append(py::make_tuple(kinds[static_cast<int>(r.kind)], r.layer, copied(r.weights.data(), shape), scores));
+      attention.append(
+          py::make_tuple(kinds[static_cast<int>(r.kind)], r.layer, copied(r.weights.data(), shape), scores));
     }
     for (const Tap& tap : program.taps) {
       const ValueInfo& info = program.values[static_cast<size_t>(tap.value)];
-      taps[py::str(tap.name)] = copied(static_cast<const float*>(f.data(tap.value)), {static_cast<py::ssize_t>(f.rows(info.rows)), info.cols});
+      taps[py::str(tap.name)] = copied(static_cast<const float*>(f.data(tap.value)),
+                                       {static_cast<py::ssize_t>(f.rows(info.rows)), info.cols});
     }
   }
   return py::make_tuple(attention, taps);
@@ -132,23 +145,27 @@ void encode(Session& session, const Ints& ids, const Longs& lengths, bool captur
 
 using Csr = std::optional<std::pair<Ints, Ints>>;
 
-void attach(const Csr& csr, int64_t rows, int64_t vocabulary, const char* what, const int32_t** starts, const int32_t** tokens) {
+void attach(const Csr& csr, int64_t rows, int64_t vocabulary, const char* what, const int32_t** starts,
+            const int32_t** tokens) {
   if (!csr) return;
   const auto& [indptr, ids] = *csr;
   if (indptr.ndim() != 1 || indptr.shape(0) != rows + 1 || ids.ndim() != 1)
-    throw std::invalid_argument(std::string(what) + ": expected indptr of " + std::to_string(rows + 1) + " and one row of ids");
+    throw std::invalid_argument(std::string(what) + ": expected indptr of " + std::to_string(rows + 1) +
+                                " and one row of ids");
   const int32_t* p = indptr.data();
   for (int64_t r = 0; r < rows; ++r)
     if (p[r] > p[r + 1]) throw std::invalid_argument(std::string(what) + ": indptr must not decrease");
-  if (p[0] != 0 || p[rows] > ids.shape(0)) throw std::invalid_argument(std::string(what) + ": indptr and ids do not fit");
+  if (p[0] != 0 || p[rows] > ids.shape(0))
+    throw std::invalid_argument(std::string(what) + ": indptr and ids do not fit");
   for (int32_t i = 0; i < p[rows]; ++i)
     if (ids.data()[i] < 0 || ids.data()[i] >= vocabulary)
-      throw std::invalid_argument(std::string(what) + ": token id " + std::to_string(ids.data()[i]) + " is outside the vocabulary of " + std::to_string(vocabulary));
+      throw std::invalid_argument(std::string(what) + ": token id " + std::to_string(ids.data()[i]) +
+                                  " is outside the vocabulary of " + std::to_string(vocabulary));
   *starts = p, *tokens = ids.data();
 }
 
-py::tuple step(Session& session, const Ints& ids, const Longs& lengths, int k, bool log_probs, float penalty, const Csr& penalised,
-               const Csr& banned, bool logits, bool all_rows, bool capture, int64_t vocabulary) {
+py::tuple step(Session& session, const Ints& ids, const Longs& lengths, int k, bool log_probs, float penalty,
+               const Csr& penalised, const Csr& banned, bool logits, bool all_rows, bool capture, int64_t vocabulary) {
   Select select;
   select.k = k, select.log_probs = log_probs, select.logits = logits, select.penalty = penalty;
   int64_t tokens = 0;
@@ -180,8 +197,11 @@ void bind_engine(py::module_& m) {
   py::class_<Program, std::shared_ptr<Program>>(m, "Program", "A graph made ready to run.")
       .def(py::init(&make_program), py::arg("name"), py::arg("sequential"))
       .def("add_value", &add_value, py::arg("rows"), py::arg("cols"))
-      .def("add_node", &add_node, py::arg("op"), py::arg("inputs"), py::arg("outputs"), py::arg("weights"), py::arg("attrs"))
-      .def("add_tap", [](Program& p, const std::string& name, int value) { p.taps.push_back({name, value}); }, py::arg("name"), py::arg("value"))
+      .def("add_node", &add_node, py::arg("op"), py::arg("inputs"), py::arg("outputs"), py::arg("weights"),
+           py::arg("attrs"))
+      .def(
+          "add_tap", [](Program& p, const std::string& name, int value) { p.taps.push_back({name, value}); },
+          py::arg("name"), py::arg("value"))
       .def("finish", &Program::finish, "Places the values; nothing may be added afterwards.")
       .def_readonly("max_positions", &Program::max_positions)
       .def_readonly("vocabulary", &Program::vocabulary);
@@ -193,14 +213,17 @@ void bind_engine(py::module_& m) {
            py::arg("encoder").none(true), py::arg("decoder"), py::arg("num_threads"))
       .def("start", &Session::start, py::arg("batch"))
       .def("encode", &encode, py::arg("ids"), py::arg("lengths"), py::arg("capture"))
-      .def("step", &step, py::arg("ids"), py::arg("lengths"), py::arg("k"), py::arg("log_probs"), py::arg("penalty"), py::arg("penalised"),
-           py::arg("banned"), py::arg("logits"), py::arg("all_rows"), py::arg("capture"), py::arg("vocabulary"))
+      .def("step", &step, py::arg("ids"), py::arg("lengths"), py::arg("k"), py::arg("log_probs"), py::arg("penalty"),
+           py::arg("penalised"), py::arg("banned"), py::arg("logits"), py::arg("all_rows"), py::arg("capture"),
+           py::arg("vocabulary"))
       .def("reorder", &reorder, py::arg("parents"))
       .def("captured", &captured)
       .def_property_readonly("batch", &Session::batch)
       .def_property_readonly("pages_in_use", &Session::pages_in_use);
 
-  m.def("allocation_count", [] { return allocation_count.load(); }, "Allocations of the engine's buffers so far, in this process.");
+  m.def(
+      "allocation_count", [] { return allocation_count.load(); },
+      "Allocations of the engine's buffers so far, in this process.");
 }
 
 }  // namespace fastattn

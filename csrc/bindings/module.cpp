@@ -20,10 +20,12 @@ PYBIND11_MODULE(_native, m) {
 
   m.def("available_isas", &fastattn::available_isas, "Instruction sets this CPU can run, best first.");
   m.def("active_isa", &fastattn::active_isa, "The instruction set in use.");
-  m.def("set_isa", &fastattn::set_isa, py::arg("name"), "Chooses the instruction set; ValueError if this CPU cannot run it.");
+  m.def("set_isa", &fastattn::set_isa, py::arg("name"),
+        "Chooses the instruction set; ValueError if this CPU cannot run it.");
   m.def("usable_cpus", &fastattn::usable_cpus, "CPUs this process may use: affinity and cgroup quota.");
   m.def("get_num_threads", &fastattn::default_num_threads, "The default number of threads.");
-  m.def("set_num_threads", &fastattn::set_default_num_threads, py::arg("num_threads"), "Sets the default number of threads.");
+  m.def("set_num_threads", &fastattn::set_default_num_threads, py::arg("num_threads"),
+        "Sets the default number of threads.");
 
   fastattn::bind_engine(m);
   fastattn::bind_roofline(m);

@@ -55,7 +55,8 @@ double read_gbs(const py::array_t<float, py::array::c_style>& array, int num_thr
 }  // namespace
 
 void bind_roofline(py::module_& m) {
-  m.def("fma_gflops", &fma_gflops, py::arg("num_threads"), py::arg("seconds"), "GFLOP/s of fused multiply-adds held in registers.");
+  m.def("fma_gflops", &fma_gflops, py::arg("num_threads"), py::arg("seconds"),
+        "GFLOP/s of fused multiply-adds held in registers.");
   m.def("read_gbs", &read_gbs, py::arg("array"), py::arg("num_threads"), py::arg("repeats"),
         "GB/s of streaming reads of a float32 array: best of some passes.");
 }

@@ -48,14 +48,16 @@ void Program::finish() {
   place_values();
 }
 
-// Linear scan: a slot is free again behind the last reader of its value. Values that are tapped or read after the step keep
-// theirs. Slots are shared only between values of one shape, so that a slot's size follows from the rows of the step.
+// Linear scan: a slot is free again behind the last reader of its value. Values that are tapped or read after the step
+// keep theirs. Slots are shared only between values of one shape, so that a slot's size follows from the rows of the
+// step.
 void Program::place_values() {
   const int end = static_cast<int>(nodes.size());
   std::vector<int> last_use(values.size(), -1);
   for (int i = 0; i < end; ++i) {
     for (const int v : nodes[static_cast<size_t>(i)].inputs) last_use[static_cast<size_t>(v)] = i;
-    for (const int v : nodes[static_cast<size_t>(i)].outputs) last_use[static_cast<size_t>(v)] = std::max(last_use[static_cast<size_t>(v)], i);
+    for (const int v : nodes[static_cast<size_t>(i)].outputs)
+      last_use[static_cast<size_t>(v)] = std::max(last_use[static_cast<size_t>(v)], i);
   }
   for (const Tap& tap : taps) last_use[static_cast<size_t>(tap.value)] = end;
   if (output >= 0) last_use[static_cast<size_t>(output)] = end;
@@ -64,7 +66,9 @@ void Program::place_values() {
   for (size_t v = 0; v < values.size(); ++v)
     if (last_use[v] >= 0) dying[static_cast<size_t>(last_use[v])].push_back(static_cast<int>(v));
   std::map<std::pair<int, int64_t>, std::vector<int>> free_slots;
-  const auto shape = [&](int v) { return std::make_pair(static_cast<int>(values[static_cast<size_t>(v)].rows), values[static_cast<size_t>(v)].cols); };
+  const auto shape = [&](int v) {
+    return std::make_pair(static_cast<int>(values[static_cast<size_t>(v)].rows), values[static_cast<size_t>(v)].cols);
+  };
   for (int i = 0; i < end; ++i) {
     for (const int v : nodes[static_cast<size_t>(i)].outputs) {
       std::vector<int>& free = free_slots[shape(v)];

@@ -22,8 +22,8 @@ class Program {
   std::vector<ValueInfo> values;
   std::vector<Node> nodes;
   std::vector<Tap> taps;
-  std::vector<Record> records;   // kind, layer and heads of what a capture returns; Node::record indexes them
-  int output = -1;               // the logits, or -1
+  std::vector<Record> records;  // kind, layer and heads of what a capture returns; Node::record indexes them
+  int output = -1;              // the logits, or -1
 
   // What sessions keep for it.
   std::map<int64_t, PagedLayer> cache_layers, memory_layers;

@@ -8,7 +8,8 @@
 namespace fastattn {
 namespace {
 
-constexpr double kSerialOpFlops = 1.5e5;  // below this an op is done by one thread: a barrier costs as much as it would save
+constexpr double kSerialOpFlops =
+    1.5e5;  // below this an op is done by one thread: a barrier costs as much as it would save
 constexpr double kSerialStepFlops = 4e6;  // below this a step stays on its own thread: the others may be busy elsewhere
 
 std::vector<PagedLayer> layers_of(const std::map<int64_t, PagedLayer>& by_index, const char* what) {
@@ -61,13 +62,16 @@ void Session::check(const Program& program, const int32_t* ids, const int64_t* l
   const int64_t limit = program.max_positions;
   for (int64_t s = 0, row = 0; s < batch; ++s) {
     if (lengths[s] < 1) bad("sequence " + std::to_string(s) + " has no tokens: every sequence takes at least one");
-    if (program.sequential && lengths[s] != 1) bad("a recurrent decoder takes one token per sequence and step, got " + std::to_string(lengths[s]));
+    if (program.sequential && lengths[s] != 1)
+      bad("a recurrent decoder takes one token per sequence and step, got " + std::to_string(lengths[s]));
     const int64_t before = &program == encoder_.get() ? 0 : length(s);
     if (limit && before + lengths[s] > limit)
-      bad("position " + std::to_string(before + lengths[s] - 1) + " is past the table of " + std::to_string(limit) + " positions");
+      bad("position " + std::to_string(before + lengths[s] - 1) + " is past the table of " + std::to_string(limit) +
+          " positions");
     for (const int64_t end = row + lengths[s]; row < end; ++row)
       if (program.vocabulary && (ids[row] < 0 || ids[row] >= program.vocabulary))
-        bad("token id " + std::to_string(ids[row]) + " is outside the vocabulary of " + std::to_string(program.vocabulary));
+        bad("token id " + std::to_string(ids[row]) + " is outside the vocabulary of " +
+            std::to_string(program.vocabulary));
   }
 }
 
@@ -95,10 +99,12 @@ void Session::encode(const int32_t* ids, const int64_t* lengths, int64_t batch, 
   execute(*encoder_);
 }
 
-void Session::step(const int32_t* ids, const int64_t* lengths, int64_t batch, const Select& select, bool all_rows, bool capture) {
+void Session::step(const int32_t* ids, const int64_t* lengths, int64_t batch, const Select& select, bool all_rows,
+                   bool capture) {
   if (!encoded_) bad("step before encode: this model's decoder attends to an encoded input");
   if (batch != batch_)
-    bad("step takes one token array per sequence: got " + std::to_string(batch) + " for a batch of " + std::to_string(batch_));
+    bad("step takes one token array per sequence: got " + std::to_string(batch) + " for a batch of " +
+        std::to_string(batch_));
   check(*decoder_, ids, lengths, batch);
   lay_out(*decoder_, ids, lengths, batch, all_rows);
   prepare_results(*decoder_, select);  // the last that may throw: pages are not yet exchanged
@@ -111,13 +117,15 @@ void Session::step(const int32_t* ids, const int64_t* lengths, int64_t batch, co
 void Session::reorder(const int32_t* parents, int64_t n) {
   for (int64_t i = 0; i < n; ++i)
     if (parents[i] < 0 || parents[i] >= batch_)
-      bad("parents[" + std::to_string(i) + "] = " + std::to_string(parents[i]) + " is outside the batch of " + std::to_string(batch_));
+      bad("parents[" + std::to_string(i) + "] = " + std::to_string(parents[i]) + " is outside the batch of " +
+          std::to_string(batch_));
   state_.reorder(parents, n);
   batch_ = n;
 }
 
 // Row counts and the maps between rows and sequences.
-void Session::lay_out(const Program& program, const int32_t* ids, const int64_t* lengths, int64_t batch, bool all_rows) {
+void Session::lay_out(const Program& program, const int32_t* ids, const int64_t* lengths, int64_t batch,
+                      bool all_rows) {
   Frame& f = frame_;
   const size_t B = static_cast<size_t>(batch);
   f.batch = batch;
@@ -133,14 +141,14 @@ void Session::lay_out(const Program& program, const int32_t* ids, const int64_t*
   }
   f.tokens = f.offsets[B];
   if (f.tokens != batch)
-    std::sort(f.by_length.data(), f.by_length.data() + B, [&](int64_t a, int64_t b) {
-      return f.length(a) != f.length(b) ? f.length(a) > f.length(b) : a < b;
-    });
+    std::sort(f.by_length.data(), f.by_length.data() + B,
+              [&](int64_t a, int64_t b) { return f.length(a) != f.length(b) ? f.length(a) > f.length(b) : a < b; });
   f.last = all_rows ? f.tokens : batch;
   f.last_rows.resize(static_cast<size_t>(f.last));
   f.row_sequence.resize(static_cast<size_t>(f.tokens));
   for (size_t s = 0; s < B; ++s) {
-    for (int64_t r = f.offsets[s]; r < f.offsets[s + 1]; ++r) f.row_sequence[static_cast<size_t>(r)] = static_cast<int64_t>(s);
+    for (int64_t r = f.offsets[s]; r < f.offsets[s + 1]; ++r)
+      f.row_sequence[static_cast<size_t>(r)] = static_cast<int64_t>(s);
     f.last_rows[all_rows ? 0 : s] = f.offsets[s + 1] - 1;
   }
   if (all_rows)
@@ -157,11 +165,13 @@ void Session::place(const Program& program) {
   for (const ValueInfo& value : program.values)
     if (value.slot >= 0) slot_sizes_[static_cast<size_t>(value.slot)] = rounded(f.rows(value.rows) * value.cols);
   int64_t total = 0;
-  for (size_t slot = 0; slot <= static_cast<size_t>(program.slots); ++slot) total += std::exchange(slot_sizes_[slot], total);
+  for (size_t slot = 0; slot <= static_cast<size_t>(program.slots); ++slot)
+    total += std::exchange(slot_sizes_[slot], total);
   arena_.resize(static_cast<size_t>(total));
   f.values.resize(program.values.size());
   for (size_t v = 0; v < program.values.size(); ++v)
-    f.values[v] = program.values[v].slot < 0 ? nullptr : arena_.data() + slot_sizes_[static_cast<size_t>(program.values[v].slot)];
+    f.values[v] =
+        program.values[v].slot < 0 ? nullptr : arena_.data() + slot_sizes_[static_cast<size_t>(program.values[v].slot)];
 }
 
 // Pages for the tokens of this step. A page that others hold too is copied before it is written.
@@ -213,7 +223,8 @@ void Session::prepare_records(const Program& program, bool capture) {
   }
   for (size_t i = 0; i < program.records.size(); ++i) {
     Record& record = frame_.records[i];
-    record.kind = program.records[i].kind, record.layer = program.records[i].layer, record.heads = program.records[i].heads;
+    record.kind = program.records[i].kind, record.layer = program.records[i].layer,
+    record.heads = program.records[i].heads;
     record.rows = frame_.tokens;
     record.span = record.kind == Kind::cross ? memory : own;
     record.weights.resize(static_cast<size_t>(record.rows * record.heads * record.span));
@@ -223,8 +234,8 @@ void Session::prepare_records(const Program& program, bool capture) {
   }
 }
 
-// The threads walk the ops together. A cheap op is done by the first thread alone, and there is a barrier only where the work
-// of several threads meets.
+// The threads walk the ops together. A cheap op is done by the first thread alone, and there is a barrier only where
+// the work of several threads meets.
 void Session::execute(const Program& program) {
   const size_t count = program.nodes.size();
   Needs most;

@@ -18,7 +18,8 @@ class Session {
   // start(), then runs the encoder on ragged ids. Throws std::invalid_argument on bad ids or lengths.
   void encode(const int32_t* ids, const int64_t* lengths, int64_t batch, bool capture);
   // Feeds lengths[s] tokens to every sequence. Results are in frame().
-  void step(const int32_t* ids, const int64_t* lengths, int64_t batch, const Select& select, bool all_rows, bool capture);
+  void step(const int32_t* ids, const int64_t* lengths, int64_t batch, const Select& select, bool all_rows,
+            bool capture);
   void reorder(const int32_t* parents, int64_t n);
 
   int64_t batch() const { return batch_; }

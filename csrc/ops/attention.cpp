@@ -1,5 +1,5 @@
-// Self- and cross-attention of a graph. A work item is a key/value head of a sequence (or of beams that share a memory) and a
-// chunk of its query rows; the query rows of a group of heads walk the same keys together.
+// Self- and cross-attention of a graph. A work item is a key/value head of a sequence (or of beams that share a memory)
+// and a chunk of its query rows; the query rows of a group of heads walk the same keys together.
 #include <algorithm>
 #include <cstring>
 
@@ -52,7 +52,8 @@ struct Queries {
 };
 
 // Rows [begin, end) of the tokens x group rows of head g; row i is token i / group, query head g * group + i % group.
-void attend(const Node& n, const Heads& a, const Queries& queries, const Pages& pages, int64_t g, int64_t begin, int64_t end) {
+void attend(const Node& n, const Heads& a, const Queries& queries, const Pages& pages, int64_t g, int64_t begin,
+            int64_t end) {
   const float* q[kChunk];
   float* out[kChunk];
   float* weights[kChunk];
@@ -67,8 +68,19 @@ void attend(const Node& n, const Heads& a, const Queries& queries, const Pages& 
     hi[at] = n.attrs.causal ? std::min(pages.total, position + 1) : pages.total;
     if (n.attrs.window_right >= 0) hi[at] = std::min(hi[at], position + n.attrs.window_right + 1);
   }
-  const AttentionArgs args{static_cast<int>(end - begin), a.D, a.Dv, q, pages.keys, pages.values, pages.ldv, lo, hi, nullptr,
-                           static_cast<float>(n.attrs.scale), static_cast<float>(n.attrs.softcap), out,
+  const AttentionArgs args{static_cast<int>(end - begin),
+                           a.D,
+                           a.Dv,
+                           q,
+                           pages.keys,
+                           pages.values,
+                           pages.ldv,
+                           lo,
+                           hi,
+                           nullptr,
+                           static_cast<float>(n.attrs.scale),
+                           static_cast<float>(n.attrs.softcap),
+                           out,
                            a.record ? weights : nullptr};
   kernels().attention(&args);
 }
@@ -81,24 +93,28 @@ struct Dealer {
 };
 
 // Writes the tokens of sequence s into columns `position`.. of its pages, for head g of the layer.
-void append(const Node& n, Frame& f, const PagedLayer& layer, PagePool& pool, const std::vector<int32_t>& pages, int64_t s, int64_t g,
-            int64_t position, int key_input, int value_input) {
-  const int64_t ldk = f.cols(n.inputs[static_cast<size_t>(key_input)]), ldv = f.cols(n.inputs[static_cast<size_t>(value_input)]);
+void append(const Node& n, Frame& f, const PagedLayer& layer, PagePool& pool, const std::vector<int32_t>& pages,
+            int64_t s, int64_t g, int64_t position, int key_input, int value_input) {
+  const int64_t ldk = f.cols(n.inputs[static_cast<size_t>(key_input)]),
+                ldv = f.cols(n.inputs[static_cast<size_t>(value_input)]);
   const int64_t first = f.offsets[static_cast<size_t>(s)], tokens = f.length(s);
   const float* k = f.data(n.inputs[static_cast<size_t>(key_input)]) + first * ldk + g * layer.key_size;
   const float* v = f.data(n.inputs[static_cast<size_t>(value_input)]) + first * ldv + g * layer.value_size;
   for (int64_t t = 0; t < tokens;) {
     const int64_t at = position + t, column = at % kPage, count = std::min(tokens - t, kPage - column);
     float* page = pool.data(pages[static_cast<size_t>(at / kPage)]);
-    kernels().pack_keys(k + t * ldk, ldk, static_cast<int>(count), layer.key_size, page + layer.key_offset(g), static_cast<int>(column));
+    kernels().pack_keys(k + t * ldk, ldk, static_cast<int>(count), layer.key_size, page + layer.key_offset(g),
+                        static_cast<int>(column));
     float* values = page + layer.value_offset(g) + column * layer.value_size;
     for (int64_t i = 0; i < count; ++i)
-      std::memcpy(values + i * layer.value_size, v + (t + i) * ldv, static_cast<size_t>(layer.value_size) * sizeof(float));
+      std::memcpy(values + i * layer.value_size, v + (t + i) * ldv,
+                  static_cast<size_t>(layer.value_size) * sizeof(float));
     t += count;
   }
 }
 
-Pages pages_of(Frame& f, const Team& team, const PagePool& pool, const PagedLayer& layer, const std::vector<int32_t>& ids, int64_t g, int64_t total) {
+Pages pages_of(Frame& f, const Team& team, const PagePool& pool, const PagedLayer& layer,
+               const std::vector<int32_t>& ids, int64_t g, int64_t total) {
   Pages pages(f, team, total, layer.value_size);
   for (int64_t p = 0; p < page_count(total); ++p) {
     const float* page = pool.data(ids[static_cast<size_t>(p)]);
@@ -115,8 +131,11 @@ void run_cached(const Node& n, Frame& f, Team& team) {
   Dealer writers{team};
   for (int64_t s = 0; s < f.batch; ++s)
     for (int64_t g = 0; g < a.G; ++g)
-      if (writers.mine()) append(n, f, layer, pool, f.state->sequences[static_cast<size_t>(s)].pages, s, g, f.positions[static_cast<size_t>(s)], 1, 2);
-  // One token a sequence and at most a chunk of rows: items are dealt as above, so a thread reads only what it wrote itself.
+      if (writers.mine())
+        append(n, f, layer, pool, f.state->sequences[static_cast<size_t>(s)].pages, s, g,
+               f.positions[static_cast<size_t>(s)], 1, 2);
+  // One token a sequence and at most a chunk of rows: items are dealt as above, so a thread reads only what it wrote
+  // itself.
   if (f.tokens != f.batch || a.group > kChunk) team.barrier();
   Dealer readers{team};
   for (int64_t s = 0; s < f.batch; ++s) {
@@ -125,8 +144,10 @@ void run_cached(const Node& n, Frame& f, Team& team) {
     for (int64_t g = 0; g < a.G; ++g)
       for (int64_t r = 0; r < rows; r += kChunk)
         if (readers.mine())
-          attend(n, a, queries, pages_of(f, team, pool, layer, f.state->sequences[static_cast<size_t>(s)].pages, g, queries.position + queries.tokens), g, r,
-                 std::min(rows, r + kChunk));
+          attend(n, a, queries,
+                 pages_of(f, team, pool, layer, f.state->sequences[static_cast<size_t>(s)].pages, g,
+                          queries.position + queries.tokens),
+                 g, r, std::min(rows, r + kChunk));
   }
 }
 
@@ -143,8 +164,9 @@ void run_uncached(const Node& n, Frame& f, Team& team) {
     for (int64_t g = 0; g < a.G; ++g)
       for (int64_t p = 0; p < pages; ++p)
         if (writers.mine())
-          kernels().pack_keys(f.data(n.inputs[1]) + (f.offsets[static_cast<size_t>(s)] + p * kPage) * ldk + g * a.D, ldk,
-                              static_cast<int>(std::min<int64_t>(kPage, T - p * kPage)), a.D, page_at(first_page, pages, g, p), 0);
+          kernels().pack_keys(f.data(n.inputs[1]) + (f.offsets[static_cast<size_t>(s)] + p * kPage) * ldk + g * a.D,
+                              ldk, static_cast<int>(std::min<int64_t>(kPage, T - p * kPage)), a.D,
+                              page_at(first_page, pages, g, p), 0);
     first_page += pages;
   }
   team.barrier();
@@ -229,12 +251,14 @@ void run_cross_attention(const Node& n, Frame& f, Team& team) {
   Dealer readers{team};
   for (int64_t s = 0, next; s < f.batch; s = next) {
     for (next = s + 1; next < f.batch && memory_of(next) == memory_of(s);) ++next;
-    const Queries queries{f.offsets[static_cast<size_t>(s)], f.offsets[static_cast<size_t>(next)] - f.offsets[static_cast<size_t>(s)], 0};
+    const Queries queries{f.offsets[static_cast<size_t>(s)],
+                          f.offsets[static_cast<size_t>(next)] - f.offsets[static_cast<size_t>(s)], 0};
     const int64_t rows = queries.tokens * a.group;
     for (int64_t g = 0; g < a.G; ++g)
       for (int64_t r = 0; r < rows; r += kChunk)
         if (readers.mine())
-          attend(n, a, queries, pages_of(f, team, pool, layer, f.memory(s).pages, g, f.memory(s).length), g, r, std::min(rows, r + kChunk));
+          attend(n, a, queries, pages_of(f, team, pool, layer, f.memory(s).pages, g, f.memory(s).length), g, r,
+                 std::min(rows, r + kChunk));
   }
 }
 

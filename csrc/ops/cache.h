@@ -44,7 +44,8 @@ class PagePool {
   std::vector<int32_t> free_;
 };
 
-// The encoder's output for one input, shared by its beams: paged keys and values for cross-attention, and plain rows by slot.
+// The encoder's output for one input, shared by its beams: paged keys and values for cross-attention, and plain rows by
+// slot.
 struct Memory {
   int references = 0;
   int64_t length = 0;

@@ -24,7 +24,8 @@ struct ValueInfo {
 // Attributes of all ops (fastattn/ops/table.py); an op reads its own.
 struct Attrs {
   double scale = 1, softcap = 0, eps = 1e-5;
-  int64_t heads = 1, kv_heads = 1, value_size = 0, layer = 0, cache = -1, causal = 0, window_left = -1, window_right = -1;
+  int64_t heads = 1, kv_heads = 1, value_size = 0, layer = 0, cache = -1, causal = 0, window_left = -1,
+          window_right = -1;
   int64_t offset = 0, reverse = 0, additive = 0;
   Activation activation = Activation::none;
   int slot = -1, values_slot = -1;  // state, memory rows (keys), memory rows (values)
@@ -80,25 +81,25 @@ struct Select {
 };
 
 struct Results {
-  Buffer<float> scores;         // (last, k)
-  Buffer<int32_t> tokens;       // (last, k)
-  Buffer<float> log_sum_exp;    // (last)
+  Buffer<float> scores;           // (last, k)
+  Buffer<int32_t> tokens;         // (last, k)
+  Buffer<float> log_sum_exp;      // (last)
   const float* logits = nullptr;  // (last, V), in the arena
   int64_t vocabulary = 0;
 };
 
 struct Frame {
   int64_t batch = 0, tokens = 0, last = 0;
-  const int32_t* ids = nullptr;           // (tokens)
-  Buffer<int64_t> offsets;                // (batch + 1): first token row of each sequence
-  Buffer<int64_t> positions;              // (batch): tokens seen before this step
-  Buffer<int64_t> last_rows;              // (last): token rows that want an output
-  Buffer<int64_t> by_length;              // (batch): sequences, most tokens first
-  Buffer<int64_t> row_sequence;           // (tokens): the sequence of each token row
+  const int32_t* ids = nullptr;  // (tokens)
+  Buffer<int64_t> offsets;       // (batch + 1): first token row of each sequence
+  Buffer<int64_t> positions;     // (batch): tokens seen before this step
+  Buffer<int64_t> last_rows;     // (last): token rows that want an output
+  Buffer<int64_t> by_length;     // (batch): sequences, most tokens first
+  Buffer<int64_t> row_sequence;  // (tokens): the sequence of each token row
   const ValueInfo* infos = nullptr;
-  Buffer<float*> values;                  // by value index
-  float* shared = nullptr;                // this node's shared scratch
-  Buffer<float*> scratch;                 // by thread
+  Buffer<float*> values;    // by value index
+  float* shared = nullptr;  // this node's shared scratch
+  Buffer<float*> scratch;   // by thread
   State* state = nullptr;
   bool capture = false;
   std::vector<Record> records;

@@ -1,4 +1,5 @@
-// y = act(x W^T + bias) + residual on a team of threads: the product under the linear op, the recurrent cells and the public ops.
+// y = act(x W^T + bias) + residual on a team of threads: the product under the linear op, the recurrent cells and the
+// public ops.
 #pragma once
 
 #include "base/threads.h"
@@ -7,12 +8,12 @@
 namespace fastattn {
 
 struct LinearArgs {
-  const Weight* weight;   // packed [O, I]
-  const float* x;         // (rows, I), rows ldx apart
+  const Weight* weight;  // packed [O, I]
+  const float* x;        // (rows, I), rows ldx apart
   int64_t rows, ldx;
-  float* y;               // (rows, O), rows ldy apart
+  float* y;  // (rows, O), rows ldy apart
   int64_t ldy;
-  const float* bias;      // [O] or null
+  const float* bias;  // [O] or null
   Activation activation;
   const float* residual;  // (rows, O) or null, rows ld_residual apart
   int64_t ld_residual;

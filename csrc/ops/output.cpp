@@ -1,5 +1,5 @@
-// The last op of a decoder: what the caller wants of the logits is taken here, so that a row of the vocabulary's size never
-// travels to Python unless it is asked for. Threads split the rows.
+// The last op of a decoder: what the caller wants of the logits is taken here, so that a row of the vocabulary's size
+// never travels to Python unless it is asked for. Threads split the rows.
 #include <cmath>
 #include <limits>
 
@@ -19,7 +19,8 @@ void penalise(const Select& s, int64_t r, float* row) {
 
 void ban(const Select& s, int64_t r, float* row) {
   if (!s.banned) return;
-  for (int32_t i = s.banned_rows[r]; i < s.banned_rows[r + 1]; ++i) row[s.banned[i]] = -std::numeric_limits<float>::infinity();
+  for (int32_t i = s.banned_rows[r]; i < s.banned_rows[r + 1]; ++i)
+    row[s.banned[i]] = -std::numeric_limits<float>::infinity();
 }
 
 }  // namespace

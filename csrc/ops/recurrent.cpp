@@ -14,7 +14,8 @@ enum Role { weight_ih, weight_hh, bias_ih, bias_hh };
 const float* bias_of(const Node& n, Role role) { return n.weights[role] ? n.weights[role]->plain.data() : nullptr; }
 
 // gates = x W^T + b for `rows` rows: (rows, gates * H)
-void gates(const Node& n, Role weight, Role bias, const float* x, int64_t ldx, int64_t rows, float* y, const Team& team) {
+void gates(const Node& n, Role weight, Role bias, const float* x, int64_t ldx, int64_t rows, float* y,
+           const Team& team) {
   const int64_t O = n.weights[weight]->rows;
   linear({n.weights[weight].get(), x, rows, ldx, y, O, bias_of(n, bias), Activation::none, nullptr, 0}, team);
 }
@@ -83,7 +84,8 @@ void run_sequence(const Node& n, Frame& f, Team& team, bool lstm) {
 }
 
 double flops_of(const Node& n, int64_t rows) {
-  return 2.0 * static_cast<double>(rows * n.weights[weight_ih]->rows * (n.weights[weight_ih]->cols + n.weights[weight_hh]->cols));
+  return 2.0 * static_cast<double>(rows * n.weights[weight_ih]->rows *
+                                   (n.weights[weight_ih]->cols + n.weights[weight_hh]->cols));
 }
 
 }  // namespace
@@ -112,7 +114,8 @@ Needs rnn_attention_needs(const Node& n, const Frame& f) {
     longest = std::max(longest, f.memory(s).length);
     total += f.memory(s).length;
   }
-  const double width = static_cast<double>(f.cols(n.inputs[0])) * (n.attrs.additive ? 24 : 2) + 2.0 * static_cast<double>(f.cols(n.outputs[0]));
+  const double width = static_cast<double>(f.cols(n.inputs[0])) * (n.attrs.additive ? 24 : 2) +
+                       2.0 * static_cast<double>(f.cols(n.outputs[0]));
   return {0, 2 * longest + f.cols(n.inputs[0]), static_cast<double>(total) * width};
 }
 

@@ -44,7 +44,8 @@ void run_position_embedding(const Node& n, Frame& f, Team& team) {
   const Weight& table = *n.weights[0];
   each_row(n, f, team, [&](int64_t r) {
     const int64_t s = f.row_sequence[static_cast<size_t>(r)];
-    const int64_t position = f.positions[static_cast<size_t>(s)] + r - f.offsets[static_cast<size_t>(s)] + n.attrs.offset;
+    const int64_t position =
+        f.positions[static_cast<size_t>(s)] + r - f.offsets[static_cast<size_t>(s)] + n.attrs.offset;
     kernels().add_row(row(f, n.inputs[0], r), table.plain.data() + position * table.cols, table.cols,
                       row(f, n.outputs[0], r));
   });
@@ -78,7 +79,8 @@ void run_add(const Node& n, Frame& f, Team& team) {
 
 void run_multiply(const Node& n, Frame& f, Team& team) {
   each_row(n, f, team, [&](int64_t r) {
-    kernels().multiply_row(row(f, n.inputs[0], r), row(f, n.inputs[1], r), f.cols(n.inputs[0]), row(f, n.outputs[0], r));
+    kernels().multiply_row(row(f, n.inputs[0], r), row(f, n.inputs[1], r), f.cols(n.inputs[0]),
+                           row(f, n.outputs[0], r));
   });
 }
 
@@ -99,12 +101,14 @@ void run_select_rows(const Node& n, Frame& f, Team& team) {
 }
 
 void run_state_read(const Node& n, Frame& f, Team& team) {
-  each_row(n, f, team, [&](int64_t r) { copy(f.state->state(r, n.attrs.slot), f.cols(n.outputs[0]), row(f, n.outputs[0], r)); });
+  each_row(n, f, team,
+           [&](int64_t r) { copy(f.state->state(r, n.attrs.slot), f.cols(n.outputs[0]), row(f, n.outputs[0], r)); });
 }
 
 void run_state_write(const Node& n, Frame& f, Team& team) {
   const Range mine = team.split(f.batch);
-  for (int64_t r = mine.begin; r < mine.end; ++r) copy(row(f, n.inputs[0], r), f.cols(n.inputs[0]), f.state->state(r, n.attrs.slot));
+  for (int64_t r = mine.begin; r < mine.end; ++r)
+    copy(row(f, n.inputs[0], r), f.cols(n.inputs[0]), f.state->state(r, n.attrs.slot));
 }
 
 void run_memory_rows_write(const Node& n, Frame& f, Team& team) {
