@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import MarianTokenizer, PreTrainedTokenizerFast
 
@@ -68,8 +69,17 @@ def train_spm(lines: list[str], prefix: Path, size: int, **options: object) -> N
         minloglevel=2,
         **options,
     )
-    prefix.with_suffix(".model").rename(prefix.with_suffix(".spm"))
+    forget_paths(prefix.with_suffix(".model"), prefix.with_suffix(".spm"))
     prefix.with_suffix(".vocab").unlink()
+
+
+def forget_paths(model: Path, kept: Path) -> None:
+    """The model without the paths that the trainer notes in it."""
+    spec = sentencepiece_model_pb2.ModelProto.FromString(model.read_bytes())
+    spec.trainer_spec.ClearField("model_prefix")
+    spec.normalizer_spec.ClearField("normalization_rule_tsv")
+    kept.write_bytes(spec.SerializeToString())
+    model.unlink()
 
 
 def make_marian(folder: Path, separate: bool = False, **options: object) -> None:
