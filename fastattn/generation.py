@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastattn.attention_map import AttentionMap
-from fastattn.decoding import Hypothesis
 
 FloatArray = NDArray[np.float32]
 
@@ -66,11 +65,3 @@ class Source:
     ids: NDArray[np.int32]
     tokens: list[str]
     unknown: list[str]
-
-
-@dataclass
-class Output:
-    """An input's decoded hypotheses, before they become text."""
-
-    source: Source
-    hypotheses: list[Hypothesis]

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from fastattn.nn import Parameter
 
 Attr = int | float | str
-ROW_SPACES = ("tokens", "batch", "last")
 
 _current: ContextVar[Graph | None] = ContextVar("fastattn_graph", default=None)
 

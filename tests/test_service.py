@@ -16,6 +16,8 @@ import pytest
 import fastattn
 from fastattn import _native
 from fastattn.api import Model
+from fastattn.graph import tracing
+from fastattn.nn import Embedding
 from fastattn.runtime import NativePrograms, NativeSession, Select
 
 GOLDEN = Path(__file__).parent / "golden" / "models"
@@ -215,3 +217,15 @@ def test_idle_threads_sleep_soon_and_the_environment_is_left_alone() -> None:
         )
         assert run.stdout.strip() == str(given)
         assert f"GOMP_SPINCOUNT = '{used}'" in run.stderr
+
+
+def test_logits_of_a_graph_without_output_are_refused() -> None:
+    table = Embedding(5, 4)
+    shapes = table.finalise()
+    with tracing("decoder") as (graph, ids):
+        table(ids)
+    session = NativeSession({"decoder": graph}, {name: np.ones(shape, np.float32) for name, shape in shapes.items()})
+    session.start(1)
+    with pytest.raises(fastattn.InputError, match="the graph decoder has no output"):
+        session.step(np.array([2], np.int32), Select(logits=True))
+    assert session.step(np.array([2], np.int32)).logits is None

@@ -8,9 +8,9 @@
 namespace fastattn {
 namespace {
 
-constexpr double kSerialOpFlops =
-    1.5e5;  // below this an op is done by one thread: a barrier costs as much as it would save
-constexpr double kSerialStepFlops = 4e6;  // below this a step stays on its own thread: the others may be busy elsewhere
+// Below the first an op is done by one thread: a barrier costs as much as it would save. Below the second a step stays
+// on its own thread: the others may be busy elsewhere.
+constexpr double kSerialOpFlops = 1.5e5, kSerialStepFlops = 4e6;
 
 std::vector<PagedLayer> layers_of(const std::map<int64_t, PagedLayer>& by_index, const char* what) {
   std::vector<PagedLayer> layers;
@@ -205,6 +205,8 @@ void Session::prepare_results(const Program& program, const Select& select) {
   results.vocabulary = program.output < 0 ? 0 : program.values[static_cast<size_t>(program.output)].cols;
   if (select.k < 0 || select.k > results.vocabulary)
     bad("k = " + std::to_string(select.k) + " best tokens of a vocabulary of " + std::to_string(results.vocabulary));
+  if (select.logits && program.output < 0)
+    bad("logits were asked for, but the graph " + program.name + " has no output");
   const size_t rows = static_cast<size_t>(frame_.last);
   results.scores.resize(rows * static_cast<size_t>(select.k));
   results.tokens.resize(rows * static_cast<size_t>(select.k));

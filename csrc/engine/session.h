@@ -27,7 +27,6 @@ class Session {
   const Frame& frame() const { return frame_; }
   const Program& last_program() const { return *last_program_; }
   int64_t pages_in_use() const { return state_.cache.pages_in_use(); }
-  int num_threads() const { return num_threads_; }
 
  private:
   void check(const Program& program, const int32_t* ids, const int64_t* lengths, int64_t batch) const;
