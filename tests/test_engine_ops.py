@@ -19,6 +19,7 @@ from toys import Backend, Toy, backends
 from fastattn import graph as g
 from fastattn import nn
 from fastattn.ops.table import ACTIVATIONS, OPS
+from fastattn.reference.stateful import relative_buckets
 from fastattn.runtime import Select
 
 EPS = float(np.finfo(np.float32).eps)
@@ -141,9 +142,11 @@ def softmax_bound(score_error: float, keys: int, value: float) -> float:
     return (2 * score_error + 2 * (keys + 8) * EPS + ELEMENTARY) * value
 
 
-def attention_bound(q: float, k: float, v: float, head: int, scale: float, keys: int, cap: float = 0.0) -> float:
+def attention_bound(
+    q: float, k: float, v: float, head: int, scale: float, keys: int, cap: float = 0.0, bias: float = 0.0
+) -> float:
     score = head * scale * q * k
-    return softmax_bound((head + 4) * EPS * score + ELEMENTARY * (cap or 1), keys, v)
+    return softmax_bound((head + 4) * EPS * score + 2 * EPS * bias + ELEMENTARY * (cap or 1), keys, v)
 
 
 def recurrent_bound(truth: Truth, weights: Truth) -> float:
@@ -178,17 +181,24 @@ def pair_case(op: str) -> Case:
     return Case(lambda m: m.out(*g.apply(op, [m.table(m.size), m.table(m.size)])), rounding(1))
 
 
-def self_attention(heads: int, kv_heads: int, **attrs: Any) -> Case:
+def self_attention(heads: int, kv_heads: int, slopes: bool = False, **attrs: Any) -> Case:
     def build(m: Maker) -> None:
         value = m.size + 2  # values may be wider than keys
         q, k, v = m.table(heads * m.size), m.table(kv_heads * m.size), m.table(kv_heads * value)
         sizes = {"heads": heads, "kv_heads": kv_heads, "layer": 0, "scale": m.size**-0.5}
-        m.out(*g.apply("attention", [q, k, v], **sizes, **attrs))
+        params = {}
+        if attrs.get("buckets"):
+            params["bias_table"] = m.parameter(attrs["buckets"], heads)
+        if slopes:
+            params["slopes"] = m.parameter(heads, scale=0.1)
+        m.out(*g.apply("attention", [q, k, v], params, **sizes, **attrs))
 
     def bound(truth: Truth, weights: Truth) -> float:
         q, k, v = (peak(truth[name]) for name in ("in0", "in1", "in2"))
         head = weights["w0"].shape[1] // heads
-        return attention_bound(q, k, v, head, head**-0.5, 2 * max(MANY) + 1, float(attrs.get("softcap", 0)))
+        keys = 2 * max(MANY) + 1
+        bias = peak(weights["w3"]) * (keys if slopes else 1) if len(weights) > 3 else 0.0
+        return attention_bound(q, k, v, head, head**-0.5, keys, float(attrs.get("softcap", 0)), bias)
 
     return Case(build, bound)
 
@@ -331,6 +341,11 @@ CASES: dict[str, dict[str, Case]] = {
         "softcap": self_attention(2, 1, causal=1, cache=0, softcap=2.0),
         "window": self_attention(2, 2, causal=1, cache=0, window_left=4),
         "two-sided": self_attention(2, 2, window_left=3, window_right=1),
+        "buckets both ways": self_attention(2, 2, buckets=32, max_distance=128, bidirectional=1),
+        "buckets": self_attention(4, 2, causal=1, cache=0, buckets=8, max_distance=20),
+        "buckets, window": self_attention(2, 2, buckets=7, max_distance=9, window_left=11, window_right=3),
+        "slopes": self_attention(4, 2, slopes=True, causal=1, cache=0, softcap=3.0),
+        "slopes both ways": self_attention(2, 1, slopes=True),
     },
     "memory_write": {"": cross_case()},
     "cross_attention": {"": cross_case()},
@@ -401,3 +416,39 @@ def test_output_chooses_the_best_tokens(rows: int, vocabulary: int) -> None:
                 np.testing.assert_array_equal(result.tokens, order, backend.name)
                 np.testing.assert_array_equal(result.scores, np.take_along_axis(logits, order, -1), backend.name)
                 np.testing.assert_array_equal(result.logits, logits, backend.name)
+
+
+@pytest.mark.parametrize("both_ways", [False, True])
+@pytest.mark.parametrize(("buckets", "furthest"), [(32, 128), (8, 20), (7, 9), (64, 1000), (320, 800)])
+def test_buckets_are_those_of_transformers(buckets: int, furthest: int, both_ways: bool) -> None:
+    t5 = pytest.importorskip("transformers.models.t5.modeling_t5")
+    torch = pytest.importorskip("torch")
+    distance = np.arange(-3000, 3001)
+    theirs = t5.T5Attention._relative_position_bucket(torch.from_numpy(distance), both_ways, buckets, furthest)
+    np.testing.assert_array_equal(relative_buckets(distance, buckets, furthest, both_ways), theirs.numpy())
+
+
+@pytest.mark.parametrize("both_ways", [0, 1])
+@pytest.mark.parametrize(("buckets", "furthest"), [(32, 128), (64, 257), (9, 13)])
+def test_native_buckets_are_the_references(buckets: int, furthest: int, both_ways: int) -> None:
+    """Scores are the biases alone, of a value for each bucket that no other comes near."""
+    maker, keys = Maker(1, 0), 600
+    maker.weights["zero"] = np.zeros((1, 1), np.float32)
+    maker.weights["table"] = np.arange(buckets, dtype=np.float32)[:, None]
+    zero, table = nn.Parameter(1, 1), nn.Parameter(buckets, 1)
+    zero.name, table.name = "zero", "table"
+    sizes = {"heads": 1, "kv_heads": 1, "layer": 0, "scale": 1.0}
+    bias = {"buckets": buckets, "max_distance": furthest, "bidirectional": both_ways}
+    with g.tracing("decoder") as (graph, maker.ids):
+        x = g.apply("embedding", [maker.ids], {"weight": zero})[0]
+        graph.tap(g.apply("attention", [x, x, x], {"bias_table": table}, **sizes, **bias)[0], "out")
+    for backend in NATIVE:
+        with backend.active():
+            session = backend.session(Toy({"decoder": graph}, maker.weights))
+            session.capture = True
+            session.start(1)
+            found = np.log(session.step([np.zeros(keys, np.int32)]).attention[0].weights[:, 0])
+        distance = np.arange(keys) - np.arange(keys)[:, None]
+        expected = relative_buckets(distance, buckets, furthest, bool(both_ways))
+        shift = found - expected  # -log of the row's sum
+        assert np.abs(shift - np.median(shift, 1, keepdims=True)).max() < 0.01, backend.name

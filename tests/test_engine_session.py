@@ -19,7 +19,7 @@ from fastattn.errors import InputError
 from fastattn.runtime import Select
 
 BACKENDS = backends()
-CACHING = ["transformer", "grouped", "decoder-only", "wide"]
+CACHING = ["transformer", "grouped", "decoder-only", "wide", "buckets", "slopes"]
 LOGITS = Select(logits=True)
 NO_IDS = np.zeros(0, np.int32)
 
@@ -169,9 +169,13 @@ def test_attention_records_are_distributions_over_the_keys(backend: Backend, toy
     encoded = begin(session, toy, sources)
     session.step([ids(rng, 1), ids(rng, 1)])
     result = session.step([ids(rng, 1), ids(rng, 1)])
-    kinds = {"decoder-only": {"self"}, "gru": {"cross"}, "lstm": {"cross"}, "wide-gru": {"cross"}}.get(
-        name, {"self", "cross"}
-    )
+    kinds = {
+        "decoder-only": {"self"},
+        "slopes": {"self"},
+        "gru": {"cross"},
+        "lstm": {"cross"},
+        "wide-gru": {"cross"},
+    }.get(name, {"self", "cross"})
     assert {record.kind for record in result.attention} == kinds
     for record in result.attention:
         keys = [2, 2] if record.kind == "self" else [3, 20]

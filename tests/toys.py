@@ -58,6 +58,8 @@ class Shape:
     window: int = -1
     rms: bool = False
     memory: bool = True
+    buckets: int = 0  # of T5's relative positions
+    slopes: bool = False  # ALiBi's
 
     @property
     def width(self) -> int:
@@ -78,12 +80,15 @@ class Attention(nn.Module):
         kv = s.kv_heads * s.head
         self.q, self.k, self.v = nn.Linear(s.width, s.width), nn.Linear(s.width, kv), nn.Linear(s.width, kv, bias=False)
         self.out = nn.Linear(s.width, s.width)
+        self.bias_table = nn.Parameter(s.buckets, s.heads) if s.buckets else None
+        self.slopes = nn.Parameter(s.heads) if s.slopes else None
 
     def own(self, x: g.Value, layer: int, causal: bool) -> g.Value:
         s = self._shape
         y = g.apply(
             "attention",
             [self.q(x), self.k(x), self.v(x)],
+            {"bias_table": self.bias_table, "slopes": self.slopes},
             heads=s.heads,
             kv_heads=s.kv_heads,
             scale=s.head**-0.5,
@@ -92,6 +97,9 @@ class Attention(nn.Module):
             cache=layer if causal else -1,
             softcap=s.softcap,
             window_left=s.window,
+            buckets=s.buckets,
+            max_distance=4 * s.buckets,
+            bidirectional=int(not causal),
         )[0]
         return self.out(y, residual=x)
 
@@ -212,6 +220,8 @@ TOYS: dict[str, Callable[[], Toy]] = {
     "transformer": transformer,
     "grouped": lambda: transformer(1, heads=4, kv_heads=2, head=8, softcap=2.0, window=5, rms=True),
     "decoder-only": lambda: transformer(2, memory=False, heads=2, kv_heads=1, head=16),
+    "buckets": lambda: transformer(7, heads=4, kv_heads=2, head=5, buckets=12),
+    "slopes": lambda: transformer(8, memory=False, heads=4, head=8, kv_heads=4, slopes=True, window=150),
     "gru": lambda: translator("gru", 3),
     "lstm": lambda: translator("lstm", 4, score="dot"),
     # large enough that the engine gives their steps to several threads

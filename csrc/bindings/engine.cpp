@@ -48,6 +48,9 @@ Attrs attrs_of(const Attributes& given) {
                                                     {"causal", &a.causal},
                                                     {"window_left", &a.window_left},
                                                     {"window_right", &a.window_right},
+                                                    {"buckets", &a.buckets},
+                                                    {"max_distance", &a.max_distance},
+                                                    {"bidirectional", &a.bidirectional},
                                                     {"offset", &a.offset},
                                                     {"reverse", &a.reverse},
                                                     {"additive", &a.additive}};

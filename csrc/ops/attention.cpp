@@ -20,6 +20,7 @@ struct Heads {
   const float* q;
   float* out;
   Record* record;  // null: weights are not wanted
+  const DistanceBias* bias = nullptr;
 
   Heads(const Node& n, Frame& f)
       : H(n.attrs.heads),
@@ -46,6 +47,13 @@ struct Pages {
   static int64_t scratch_floats(int64_t longest) { return 2 * page_count(longest) * kFloatsPerPointer; }
 };
 
+// What the optional parameters of `attention` say.
+BiasSource bias_source(const Node& n) {
+  return {n.weights[0].get(),   n.weights[1].get(),         n.attrs.heads,
+          n.attrs.max_distance, n.attrs.bidirectional != 0, n.attrs.causal != 0};
+}
+bool has_bias(const Node& n) { return n.weights[0] || n.weights[1]; }
+
 // Token rows that share their keys: rows first .. first + tokens; the first stands at `position` among the keys.
 struct Queries {
   int64_t first, tokens, position;
@@ -57,6 +65,7 @@ void attend(const Node& n, const Heads& a, const Queries& queries, const Pages& 
   const float* q[kChunk];
   float* out[kChunk];
   float* weights[kChunk];
+  const float* bias[kChunk];
   int64_t lo[kChunk], hi[kChunk];
   for (int64_t i = begin; i < end; ++i) {
     const int64_t t = i / a.group, h = g * a.group + i % a.group, row = queries.first + t, at = i - begin;
@@ -64,6 +73,7 @@ void attend(const Node& n, const Heads& a, const Queries& queries, const Pages& 
     q[at] = a.q + (row * a.H + h) * a.D;
     out[at] = a.out + (row * a.H + h) * a.Dv;
     weights[at] = a.record ? a.record->weights.data() + (row * a.H + h) * a.record->span : nullptr;
+    bias[at] = a.bias ? a.bias->row(h, position) : nullptr;
     lo[at] = n.attrs.window_left < 0 ? 0 : std::max<int64_t>(0, position - n.attrs.window_left);
     hi[at] = n.attrs.causal ? std::min(pages.total, position + 1) : pages.total;
     if (n.attrs.window_right >= 0) hi[at] = std::min(hi[at], position + n.attrs.window_right + 1);
@@ -77,7 +87,7 @@ void attend(const Node& n, const Heads& a, const Queries& queries, const Pages& 
                            pages.ldv,
                            lo,
                            hi,
-                           nullptr,
+                           a.bias ? bias : nullptr,
                            static_cast<float>(n.attrs.scale),
                            static_cast<float>(n.attrs.softcap),
                            out,
@@ -125,7 +135,8 @@ Pages pages_of(Frame& f, const Team& team, const PagePool& pool, const PagedLaye
 }
 
 void run_cached(const Node& n, Frame& f, Team& team) {
-  const Heads a(n, f);
+  Heads a(n, f);
+  a.bias = f.state->biases.find(bias_source(n));
   PagePool& pool = f.state->cache;
   const PagedLayer& layer = pool.layer(n.attrs.cache);
   Dealer writers{team};
@@ -153,7 +164,8 @@ void run_cached(const Node& n, Frame& f, Team& team) {
 
 // Without a cache the keys are turned into pages in the shared scratch; the values are read where they are.
 void run_uncached(const Node& n, Frame& f, Team& team) {
-  const Heads a(n, f);
+  Heads a(n, f);
+  a.bias = f.state->biases.find(bias_source(n));
   const int64_t ldk = f.cols(n.inputs[1]), ldv = f.cols(n.inputs[2]), page_floats = a.D * kPage;
   const auto page_at = [&](int64_t first_page, int64_t pages, int64_t g, int64_t p) {
     return f.shared + (first_page * a.G + g * pages + p) * page_floats;
@@ -206,6 +218,7 @@ Needs attention_needs(const Node& n, const Frame& f) {
   }
   needs.shared = n.attrs.cache >= 0 ? 0 : pages * a.G * a.D * kPage;
   needs.per_thread = Pages::scratch_floats(longest);
+  if (has_bias(n)) f.state->biases.of(bias_source(n)).reserve(longest);
   return needs;
 }
 

@@ -6,6 +6,7 @@
 
 #include "base/buffer.h"
 #include "kernels/kernels.h"
+#include "ops/attention_bias.h"
 
 namespace fastattn {
 
@@ -69,6 +70,7 @@ struct State {
   std::vector<int64_t> row_widths;         // memory rows, by slot
   std::vector<int64_t> state_widths, state_offsets;
   int64_t state_width = 0;
+  DistanceBiases biases;
   Buffer<float> states, spare_states;
 
   float* state(int64_t sequence, int slot) {

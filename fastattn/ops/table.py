@@ -126,7 +126,22 @@ def _attention(inputs: Sequence[Value], shapes: Shapes, attrs: Attrs) -> Result:
     _expect(
         q.cols % heads == 0 and q.cols // heads * kv == k.cols, f"attention: q {q.cols}, k {k.cols}, heads {heads}/{kv}"
     )
+    _distance_bias(shapes, attrs, heads)
     return [(q.rows, v.cols // kv * heads)]
+
+
+def _distance_bias(shapes: Shapes, attrs: Attrs, heads: int) -> None:
+    buckets, furthest = int(attrs["buckets"]), int(attrs["max_distance"])
+    table, slopes = shapes.get("bias_table"), shapes.get("slopes")
+    _expect((table is not None) == (buckets > 0), f"attention: bias_table goes with buckets > 0, got {buckets}")
+    _expect(table is None or slopes is None, "attention: takes bias_table or slopes, not both")
+    _expect(slopes in (None, (heads,)), f"attention: slopes {slopes} for {heads} heads")
+    if table is not None:
+        exact = buckets // (4 if attrs["bidirectional"] else 2)
+        _expect(table == (buckets, heads), f"attention: bias_table {table}, expected {(buckets, heads)}")
+        _expect(
+            0 < exact < furthest, f"attention: max_distance {furthest} for {buckets} buckets, {exact} of them exact"
+        )
 
 
 def _cross(inputs: Sequence[Value], shapes: Shapes, attrs: Attrs) -> Result:
@@ -174,6 +189,7 @@ def _select(inputs: Sequence[Value], shapes: Shapes, attrs: Attrs) -> Result:
 _RNN = ("weight_ih", "weight_hh", "bias_ih?", "bias_hh?")
 _HEADS: dict[str, Attr | type] = {"heads": int, "kv_heads": int, "scale": float, "layer": int}
 _SELF: dict[str, Attr | type] = {"causal": 0, "cache": -1, "softcap": 0.0, "window_left": -1, "window_right": -1}
+_BIAS: dict[str, Attr | type] = {"buckets": 0, "max_distance": 0, "bidirectional": 0}
 
 OPS: dict[str, Op] = {
     op.name: op
@@ -187,7 +203,7 @@ OPS: dict[str, Op] = {
         Op("add", ("a", "b"), (), {}, _pair),
         Op("multiply", ("a", "b"), (), {}, _pair),
         Op("concat", ("x*",), (), {}, _concat),
-        Op("attention", ("q", "k", "v"), (), {**_HEADS, **_SELF}, _attention, "step"),
+        Op("attention", ("q", "k", "v"), ("bias_table?", "slopes?"), {**_HEADS, **_SELF, **_BIAS}, _attention, "step"),
         Op("memory_write", ("k", "v"), (), {"layer": int, "kv_heads": int}, _none, "step"),
         Op("cross_attention", ("q",), (), {**_HEADS, "value_size": int, "softcap": 0.0}, _cross, "step"),
         Op("gru_sequence", ("x",), _RNN, {"reverse": 0}, _recurrent(3, 1, True), "step"),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -99,6 +100,36 @@ def position_embedding(step: Step, x: Array, *, weight: Array, offset: int) -> A
     return x + weight[positions + offset]
 
 
+def relative_buckets(distance: Array, buckets: int, max_distance: int, bidirectional: bool) -> Array:
+    """T5's bucket of each distance, key position - query position (Raffel et al. 2020).
+
+    The first half (of a side) is exact, the rest logarithmic up to max_distance; in float32, as transformers computes it.
+
+    >>> relative_buckets(np.array([-200, -9, -1, 0, 1]), 32, 128, bidirectional=True).tolist()
+    [15, 8, 1, 0, 17]
+    """
+    first = np.zeros_like(distance)
+    if bidirectional:
+        buckets //= 2
+        first = (distance > 0) * buckets
+        distance = -np.abs(distance)
+    away, exact = np.maximum(-distance, 0), buckets // 2
+    ratio = (np.maximum(away, 1).astype(np.float32) / np.float32(exact)).astype(np.float64)
+    steps = np.log(ratio).astype(np.float32) / np.float32(math.log(max_distance / exact)) * np.float32(buckets - exact)
+    far = np.minimum(exact + steps.astype(np.int64), buckets - 1)
+    return np.asarray(first + np.where(away < exact, away, far))
+
+
+def distance_bias(
+    distance: Array, bias_table: Array | None, slopes: Array | None, max_distance: int, bidirectional: bool
+) -> Array:
+    """[H, T, S] of distances [T, S]: T5's table [buckets, H], or ALiBi's slopes [H] (Press et al. 2022) times distance."""
+    if bias_table is not None:
+        return np.moveaxis(bias_table[relative_buckets(distance, len(bias_table), max_distance, bidirectional)], -1, 0)
+    assert slopes is not None
+    return slopes[:, None, None] * distance.astype(slopes.dtype)
+
+
 def attention(
     step: Step,
     q: Array,
@@ -114,8 +145,16 @@ def attention(
     softcap: float,
     window_left: int,
     window_right: int,
+    buckets: int,
+    max_distance: int,
+    bidirectional: int,
+    bias_table: Array | None = None,
+    slopes: Array | None = None,
 ) -> Array:
-    """Self-attention inside each sequence; with cache ≥ 0 over all its tokens so far, else over those of this step."""
+    """Self-attention inside each sequence; with cache ≥ 0 over all its tokens so far, else over those of this step.
+
+    bias_table [buckets, H] (T5) and slopes [H] (ALiBi) add to the score of a key by its distance from the query.
+    """
     new = [(_heads(a, kv_heads), _heads(b, kv_heads)) for a, b in zip(step.split(k), step.split(v), strict=True)]
     before = step.kept.lengths if cache >= 0 else np.zeros_like(step.kept.lengths)
     if cache >= 0:
@@ -131,6 +170,10 @@ def attention(
         positions = past + step.places[step.space][rows]
         seen = visible(positions, keys.shape[1], bool(causal), _bound(window_left), _bound(window_right))
         bias = None if seen is None else as_bias(seen, q.dtype)
+        if bias_table is not None or slopes is not None:
+            distance = np.arange(keys.shape[1]) - positions[:, None]
+            added = distance_bias(distance, bias_table, slopes, max_distance, bool(bidirectional))
+            bias = added if bias is None else added + bias
         context, weight = attend(_heads(q[rows], heads), keys, values, bias, float(scale), float(softcap))
         out.append(context.swapaxes(0, 1).reshape(context.shape[1], -1))
         weights.append(weight)
