@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from fastattn.decoding import GenerationOptions, generate, stream
 from fastattn.decoding.forced import forced
 from fastattn.errors import InputError, LoadError, OptionError
 from fastattn.generation import Candidate, Generation, Source, Step
+from fastattn.packing import COMPUTE_TYPES, PackingStore, Progress, as_float32, needed
 from fastattn.runtime import (
     AttentionRecord,
     FloatArray,
@@ -32,11 +34,11 @@ from fastattn.runtime import (
 
 if TYPE_CHECKING:
     from fastattn.loaders import Checkpoint
+    from fastattn.models.architecture import Weights
     from fastattn.text import TextCodec
 
 BUNDLED = Path(__file__).parent / "bundled"
 BACKENDS = ("native", "reference")
-COMPUTE_TYPES = ("float32",)
 _POOLED = 4  # idle sessions a model keeps for the next call
 
 TokenIds = Sequence[int] | NDArray[np.integer[Any]]
@@ -54,11 +56,13 @@ def load(
     compute_type: str = "float32",
     num_threads: int | None = None,
     backend: str = "native",
+    progress: Progress | None = None,
 ) -> Model:
     """Loads a model: a directory or file in a supported format, or the name of a bundled model.
 
     compute_type: "float32". num_threads: threads of one call, default `get_num_threads()`. backend: "native", or
-    "reference", plain NumPy. Raises LoadError naming the file or tensor at fault, OptionError for a bad option.
+    "reference", plain NumPy. progress: called while weights are packed with how many parameters are done and how many there
+    are. Raises LoadError naming the file or tensor at fault, OptionError for a bad option.
 
     >>> load("en-fr-bahdanau").generate("I am eating an apple").text
     'je mange une pomme'
@@ -79,7 +83,7 @@ def load(
         folder = BUNDLED / name
     from fastattn.loaders import open_checkpoint
 
-    return Model(open_checkpoint(folder), folder.name or name, num_threads, backend)
+    return Model(open_checkpoint(folder), folder.name or name, num_threads, backend, compute_type, progress)
 
 
 def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
@@ -100,7 +104,15 @@ class Model:
     tokenizer (None if the model's folder has none: it then takes and gives token ids).
     """
 
-    def __init__(self, checkpoint: Checkpoint, name: str, num_threads: int | None, backend: str) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        name: str,
+        num_threads: int | None,
+        backend: str,
+        compute_type: str = "float32",
+        progress: Progress | None = None,
+    ) -> None:
         from fastattn.models import build
         from fastattn.text import load_tokenizer
         from fastattn.weights import bind_weights
@@ -112,11 +124,12 @@ class Model:
         bound = bind_weights(
             architecture.params, checkpoint, architecture.rename, architecture.optional, architecture.ignore
         )
-        self.num_parameters = sum(array.size for array in bound.values())
+        self.num_parameters = sum(math.prod(architecture.params[name]) for name in bound)
         weights = architecture.prepare(bound)
         self.tokenizer: TextCodec | None = load_tokenizer(checkpoint.path, checkpoint.config)
         self._num_threads = num_threads
-        self._new_session = self._backend(weights)
+        self.compute_type = compute_type
+        self._new_session = self._backend(weights, progress)
         self._sequential = architecture.graphs["decoder"].sequential
         self._pool: list[tuple[int, Session]] = []
         self._lock = threading.Lock()
@@ -126,13 +139,16 @@ class Model:
 
     # --- sessions -------------------------------------------------------------------------------------------------------
 
-    def _backend(self, weights: dict[str, FloatArray]) -> Callable[[int], Session]:
+    def _backend(self, weights: Weights, progress: Progress | None) -> Callable[[int], Session]:
         graphs = self._architecture.graphs
         if self.backend == "reference":
             from fastattn.reference import ReferenceSession
 
-            return lambda threads: ReferenceSession(graphs, weights, result=StepResult, record=AttentionRecord)
-        programs = NativePrograms(graphs, weights, self.num_threads)
+            plain = {item.name: as_float32(weights[item.name]) for item in needed(graphs.values())}
+            return lambda threads: ReferenceSession(graphs, plain, result=StepResult, record=AttentionRecord)
+        total = sum(math.prod(item.shape) for item in needed(graphs.values()))
+        store = PackingStore(weights, self.compute_type, self.num_threads, progress, total)
+        programs = NativePrograms(graphs, store, self.num_threads)
         return lambda threads: NativeSession(programs, num_threads=threads)
 
     @property

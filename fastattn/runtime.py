@@ -16,6 +16,7 @@ from fastattn import _native
 from fastattn.errors import InputError
 from fastattn.graph import Attr, Graph, Node, check_kept
 from fastattn.ops.table import OPS
+from fastattn.packing import AnyArray, Needed, PackingStore, WeightStore
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int32]
@@ -86,46 +87,28 @@ class Session(Protocol):
         """The batch becomes [batch[p] for p in parents]: beams, repeats, dropped sequences."""
 
 
-_PACKED = ("weight_ih", "weight_hh")  # beside the weight of `linear`: what goes into matrix products
 _DROPPED = ("name", "width", "keys", "values", "keys_width", "values_width", "score", "kind")
 
 
 class NativePrograms:
     """A model's graphs and packed weights in the C++ engine: immutable, shared by all its sessions.
 
-    graphs: "decoder", and "encoder" where there is one. weights: float32 arrays by tensor name, copied. A tensor used in
-    several places (tied embeddings) is kept once for each layout it is needed in.
+    graphs: "decoder", and "encoder" where there is one. weights: a store, or arrays by tensor name to be packed as float32.
     """
 
-    def __init__(self, graphs: Mapping[str, Graph], weights: Mapping[str, FloatArray], num_threads: int) -> None:
+    def __init__(
+        self, graphs: Mapping[str, Graph], weights: Mapping[str, AnyArray] | WeightStore, num_threads: int
+    ) -> None:
         check_kept(list(graphs.values()))
         self.num_threads = num_threads
-        self._kept: dict[tuple[str, bool], _native.Weight] = {}
+        store = PackingStore(weights, num_threads=num_threads) if isinstance(weights, Mapping) else weights
         self._slots: dict[str, dict[str, int]] = {"state": {}, "rows": {}}
         self.encoder: _native.Program | None = None
         if "encoder" in graphs:
-            self.encoder = self._compile(graphs["encoder"], weights)
-        self.decoder = self._compile(graphs["decoder"], weights)
+            self.encoder = self._compile(graphs["encoder"], store)
+        self.decoder = self._compile(graphs["decoder"], store)
         self.vocabulary = _output_width(graphs["decoder"])
         self.sequential = graphs["decoder"].sequential
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all packed and plain weights."""
-        return sum(weight.nbytes for weight in self._kept.values())
-
-    def _weight(
-        self, name: str, shape: tuple[int, ...], packed: bool, weights: Mapping[str, FloatArray]
-    ) -> _native.Weight:
-        key = (name, packed)
-        if key not in self._kept:
-            if name not in weights:
-                raise InputError(f"tensor {name!r} is missing: expected {list(shape)}")
-            array = np.ascontiguousarray(weights[name], dtype=np.float32)
-            if array.shape != shape:
-                raise InputError(f"tensor {name!r} is {list(array.shape)}, expected {list(shape)}")
-            self._kept[key] = _native.Weight(array, packed, self.num_threads)
-        return self._kept[key]
 
     def _slot(self, kind: str, name: Attr) -> int:
         slots = self._slots[kind]
@@ -146,25 +129,21 @@ class NativePrograms:
             attrs["activation"] = given["kind"]
         return attrs
 
-    def _compile(self, graph: Graph, weights: Mapping[str, FloatArray]) -> _native.Program:
+    def _compile(self, graph: Graph, store: WeightStore) -> _native.Program:
         program = _native.Program(graph.name, graph.sequential)
         for value in graph.values:
             program.add_value(value.rows, value.cols)
         for node in graph.nodes:
-            roles = [role.rstrip("?") for role in OPS[node.op].params]
+            row = OPS[node.op]
             held = [
-                self._weight(name, graph.params[name], _is_packed(node.op, role), weights) if name else None
-                for role, name in ((role, node.params.get(role)) for role in roles)
+                store.get(Needed(name, graph.params[name], role in row.matrices)) if name else None
+                for role, name in ((role, node.params.get(role)) for role in (p.rstrip("?") for p in row.params))
             ]
             program.add_node(node.op, list(node.inputs), list(node.outputs), held, self._attrs(node))
         for name, index in graph.taps.items():
             program.add_tap(name, index)
         program.finish()
         return program
-
-
-def _is_packed(op: str, role: str) -> bool:
-    return (op == "linear" and role == "weight") or role in _PACKED
 
 
 def _output_width(graph: Graph) -> int:

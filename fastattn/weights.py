@@ -1,10 +1,10 @@
-"""Checkpoint tensors → a model's parameters: renamed, checked as a whole, float32."""
+"""Checkpoint tensors → a model's parameters: renamed, checked as a whole, read as they are asked for."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from fastattn.errors import LoadError
 from fastattn.loaders import Checkpoint, callpaths
-from fastattn.loaders.tensors import TensorMap, equal_arrays
+from fastattn.loaders.tensors import TensorMap, Weight, equal_arrays
+from fastattn.packing import BFloat16Array, drop_pages
 
-FloatArray = npt.NDArray[np.float32]
+AnyArray = npt.NDArray[Any]
 SHOWN = 12  # tensors spelled out per kind of fault; the error's attributes hold them all
 
 
@@ -24,7 +25,7 @@ def bind_weights(
     rename: Sequence[tuple[str, str]] = (),
     optional: Collection[str] = (),
     ignore: Sequence[str] = (),
-) -> dict[str, FloatArray]:
+) -> BoundWeights:
     """Give every parameter of a model its tensor.
 
     Args:
@@ -36,8 +37,7 @@ def bind_weights(
         ignore: regular expressions of checkpoint names (before or after renaming) that may stay unused.
 
     Returns:
-        Parameter name -> float32 array of the expected shape, C-contiguous and aligned. An array that is so in the
-        file is a read-only view of the mapped file; others (transposed, 16-bit) are copies.
+        Parameter name -> array of the expected shape, as the file holds it: nothing is copied here.
 
     Raises:
         LoadError: every missing, unexpected, misshapen or contradictory tensor, at once, in one line, with the nearest
@@ -61,7 +61,54 @@ def bind_weights(
             unexpected=tuple(unexpected),
             misshapen=tuple(sorted(misshapen)),
         )
-    return {name: _as_float32(checkpoint.tensors[plan.sources[name][0]]) for name in expected if name in plan.sources}
+    return BoundWeights(checkpoint, {name: plan.sources[name][0] for name in expected if name in plan.sources})
+
+
+class BoundWeights(MutableMapping[str, AnyArray]):
+    """Parameter name -> array: a read-only view of the mapped file where that is possible, made anew at each access.
+
+    float32 and float16 as they are, bfloat16 as `BFloat16Array`; any strides (exports transpose). float64 and recurrent
+    cells with gates in another order are copied on access. What is set replaces what the file has.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, sources: Mapping[str, str]) -> None:
+        self._checkpoint, self._sources = checkpoint, dict(sources)
+        self._set: dict[str, AnyArray] = {}
+
+    def __getitem__(self, name: str) -> AnyArray:
+        return self._set[name] if name in self._set else _stored(self._checkpoint, self._sources[name])
+
+    def __setitem__(self, name: str, array: AnyArray) -> None:
+        self._sources.pop(name, None)
+        self._set[name] = array
+
+    def __delitem__(self, name: str) -> None:
+        del (self._set if name in self._set else self._sources)[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._set or name in self._sources
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._sources
+        yield from self._set
+
+    def __len__(self) -> int:
+        return len(self._sources) + len(self._set)
+
+
+def _stored(checkpoint: Checkpoint, name: str) -> AnyArray:
+    """A tensor as it is stored, gates in PyTorch's order."""
+    tensors = checkpoint.tensors
+    if not isinstance(tensors, TensorMap):
+        return tensors[name]
+    weight = tensors.weight(name)
+    array = weight.stored
+    if weight.gates:
+        blocks = np.split(array, len(weight.gates))
+        array = np.concatenate([blocks[gate] for gate in weight.gates])
+    if weight.bfloat16:
+        return array.view(BFloat16Array)
+    return array if array.dtype in (np.float32, np.float16) else Weight(array, "").read()
 
 
 class _Plan:
@@ -149,7 +196,10 @@ class _Plan:
                 return f"in {source} holds no floating-point values"
         for source in found[1:]:
             first, other = self.checkpoint.tensors[found[0]], self.checkpoint.tensors[source]
-            if not equal_arrays(first, other):
+            same = equal_arrays(first, other)
+            drop_pages(first)
+            drop_pages(other)
+            if not same:
                 return f"has different values in {found[0]} and {source}"
         return ""
 
@@ -191,10 +241,6 @@ def _is_float(checkpoint: Checkpoint, name: str) -> bool:
     tensors = checkpoint.tensors
     dtype = tensors.weight(name).dtype if isinstance(tensors, TensorMap) else str(tensors[name].dtype)
     return dtype.startswith(("float", "bfloat"))
-
-
-def _as_float32(array: npt.NDArray[Any]) -> FloatArray:
-    return np.require(array, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -19,7 +19,7 @@ CSRC = PACKAGE.parent / "csrc"
 # What a unit (a module or subpackage of fastattn) may import of the others; every unit may import `errors`.
 GRAPH = {"graph", "ops"}
 MODELS = GRAPH | {"nn", "models"}
-RUNTIME = MODELS | {"runtime", "_native", "isa", "reference"}
+RUNTIME = MODELS | {"runtime", "packing", "_native", "isa", "reference"}
 API = RUNTIME | {"decoding", "loaders", "text", "weights", "attention_map", "generation", "roofline", "api"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
@@ -36,7 +36,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "isa": {"_native"},
     "_load": {"_native"},
     "loaders": GRAPH,
-    "weights": GRAPH | {"loaders"},
+    "packing": GRAPH | {"_native"},
+    "weights": GRAPH | {"loaders", "packing"},
     "text": GRAPH,
     "attention_map": set(),
     "roofline": {"_native"},

@@ -67,7 +67,7 @@ def test_every_parameter_is_bound(export: str) -> None:
     bound = bind_weights(shapes(wanted), open_checkpoint(EXPORTS / export), tied, optional=POSITIONS)
     assert wanted.keys() - bound.keys() <= POSITIONS
     for name, array in bound.items():
-        assert array.dtype == np.float32 and array.flags.c_contiguous and array.flags.aligned
+        assert array.dtype == np.float32
         np.testing.assert_array_equal(array, wanted[name], err_msg=name)
 
 
@@ -351,8 +351,7 @@ def test_tensors_are_views_of_the_file(tmp_path: Path, external: str) -> None:
     assert all(mapped(checkpoint.tensors[name]) for name in ("fc.weight", "a.weight"))
     np.testing.assert_array_equal(checkpoint.tensors["fc.weight"], weight.T)
     bound = bind_weights({"fc.weight": (64, 64), "a.weight": (64, 64)}, checkpoint)
-    assert mapped(bound["a.weight"]) or not bound["a.weight"].flags.owndata or not external
-    assert not bound["a.weight"].flags.writeable or not external
+    assert all(mapped(bound[name]) and not bound[name].flags.writeable for name in bound)
 
 
 def test_opening_touches_no_weights(tmp_path: Path) -> None:

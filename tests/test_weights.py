@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,8 @@ import pytest
 
 from fastattn.errors import FastattnError, LoadError
 from fastattn.loaders import Checkpoint
+from fastattn.loaders.tensors import TensorMap, Weight
+from fastattn.packing import as_float32, drop_pages
 from fastattn.weights import bind_weights
 
 
@@ -87,13 +91,55 @@ def test_the_attribute_of_a_wrapper_is_dropped() -> None:
     assert {name: array.shape for name, array in found.items()} == {"a.weight": (2,), "b.weight": (3,)}
 
 
-def test_conversion_is_float32_contiguous_and_copies_only_when_it_must() -> None:
+def test_nothing_is_copied_before_it_is_packed() -> None:
     stored, half = np.arange(6, dtype=np.float32).reshape(2, 3), np.arange(6, dtype=np.float16)
     bound = bind_weights({"a": (2, 3), "b": (3, 2), "c": (6,)}, checkpoint({"a": stored, "b": stored.T, "c": half}))
-    assert np.shares_memory(bound["a"], stored)
-    assert all(array.dtype == np.float32 and array.flags.c_contiguous for array in bound.values())
-    np.testing.assert_array_equal(bound["b"], stored.T)
-    np.testing.assert_array_equal(bound["c"], half)
+    assert np.shares_memory(bound["a"], stored) and np.shares_memory(bound["b"], stored) and bound["c"] is half
+    assert as_float32(bound["a"]) is stored
+    for name in bound:
+        array = as_float32(bound[name])
+        assert array.dtype == np.float32 and array.flags.c_contiguous
+        np.testing.assert_array_equal(array, bound[name])
+
+
+def test_bfloat16_is_viewed_by_its_bits_and_computed_with_as_float32() -> None:
+    values = np.array([[1.0, -2.5, np.inf], [0.0, 2**-130, 3.0]], np.float32)
+    stored = (values.view(np.uint32) >> 16).astype(np.uint16)
+    tensors = TensorMap({"w": Weight(stored, "here", bfloat16=True)})
+    bound = bind_weights({"w": (2, 3)}, checkpoint(tensors))
+    assert np.shares_memory(bound["w"], stored) and np.shares_memory(bound["w"].T[1:], stored)
+    np.testing.assert_array_equal(as_float32(bound["w"].T), values.T)
+    np.testing.assert_array_equal(bound["w"] + 1, values + 1)
+    np.testing.assert_array_equal(1 + np.multiply(bound["w"].T, np.float32(2)), 1 + 2 * values.T)
+
+
+def test_what_is_set_replaces_what_the_file_has() -> None:
+    bound = bind_weights({"a": (2,), "b": (2,)}, checkpoint({"a": ones(2), "b": ones(2)}))
+    bound["a"], bound["c"] = ones(2, value=3), ones(1)
+    del bound["b"]
+    assert sorted(bound) == ["a", "c"] and len(bound) == 2 and "b" not in bound and bound["a"][0] == 3
+
+
+def test_pages_of_a_mapped_file_are_given_back(tmp_path: Path) -> None:
+    rows, cols = 512, 2048
+    np.arange(rows * cols, dtype=np.float32).tofile(tmp_path / "data")
+
+    def resident() -> int:
+        fields = re.findall(rf"{tmp_path / 'data'}\n(?:.*\n)*?Rss: +(\d+) kB", Path("/proc/self/smaps").read_text())
+        return sum(map(int, fields)) * 1024
+
+    with open(tmp_path / "data", "rb") as handle:
+        whole = np.frombuffer(memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)), np.float32)
+    matrix = whole.reshape(rows, cols)
+    assert matrix.sum(dtype=np.float64) > 0 and resident() == whole.nbytes
+    drop_pages(matrix.T[:, : rows // 2])
+    assert resident() == whole.nbytes // 2
+    drop_pages(matrix[::-1])
+    assert resident() == 0
+    np.testing.assert_array_equal(matrix[-1, -3:], np.arange(rows * cols - 3, rows * cols))
+    ours = np.ones(4096, np.float32)
+    drop_pages(ours)
+    assert ours.all()
 
 
 # -- call paths -------------------------------------------------------------------------------------------------------

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fastattn.errors import LoadError
 from fastattn.graph import Graph
 
-Weights = dict[str, NDArray[np.float32]]
+Weights = MutableMapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -20,8 +19,9 @@ class Architecture:
     """graphs: "encoder" (where there is one) and "decoder". params: tensor name -> shape as in a checkpoint.
 
     rename: (regex, replacement) for names that vary; optional: tensors `prepare` can do without; ignore: regexes of tensors
-    that are no weights; prepare: last touches to the bound tensors. max_source, max_target: longest input and output in
-    tokens, 0 = unlimited.
+    that are no weights; prepare: last touches to the bound tensors. They come as the file holds them (float32, float16, or
+    bfloat16 as `BFloat16Array`): views and slices cost nothing, arithmetic makes a copy. max_source, max_target: longest
+    input and output in tokens, 0 = unlimited.
     """
 
     family: str

@@ -24,7 +24,8 @@ class Op:
     """One row: see the module's docstring. `attrs` holds defaults; a type instead of a value means required.
 
     rows: the row space its inputs must stand in: "step" is that of the graph's token ids, "batch", "out" the rows that
-    want an output, or "any".
+    want an output, or "any". matrices: the parameters kept in the model's compute type and packed for streaming; all
+    others (biases, norms, position and other small tables) stay float32.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Op:
     attrs: Mapping[str, Attr | type]
     infer: Rule
     rows: str = "any"
+    matrices: tuple[str, ...] = ()
 
     def check_rows(self, inputs: Sequence[Value], step: str) -> None:
         """ValueError if an input stands in a row space where the op would mistake its rows."""
@@ -187,6 +189,7 @@ def _select(inputs: Sequence[Value], shapes: Shapes, attrs: Attrs) -> Result:
 
 
 _RNN = ("weight_ih", "weight_hh", "bias_ih?", "bias_hh?")
+_RNN_MATRICES = ("weight_ih", "weight_hh")
 _HEADS: dict[str, Attr | type] = {"heads": int, "kv_heads": int, "scale": float, "layer": int}
 _SELF: dict[str, Attr | type] = {"causal": 0, "cache": -1, "softcap": 0.0, "window_left": -1, "window_right": -1}
 _BIAS: dict[str, Attr | type] = {"buckets": 0, "max_distance": 0, "bidirectional": 0}
@@ -196,7 +199,7 @@ OPS: dict[str, Op] = {
     for op in (
         Op("embedding", ("ids",), ("weight",), {"scale": 1.0}, _embedding),
         Op("position_embedding", ("x",), ("weight",), {"offset": 0}, _position, "step"),
-        Op("linear", ("x", "residual?"), ("weight", "bias?"), {"activation": "none"}, _linear),
+        Op("linear", ("x", "residual?"), ("weight", "bias?"), {"activation": "none"}, _linear, matrices=("weight",)),
         Op("layer_norm", ("x",), ("weight", "bias"), {"eps": 1e-5}, _norm),
         Op("rms_norm", ("x",), ("weight",), {"eps": 1e-6}, _norm),
         Op("activation", ("x",), (), {"kind": str}, _activation),
@@ -206,10 +209,10 @@ OPS: dict[str, Op] = {
         Op("attention", ("q", "k", "v"), ("bias_table?", "slopes?"), {**_HEADS, **_SELF, **_BIAS}, _attention, "step"),
         Op("memory_write", ("k", "v"), (), {"layer": int, "kv_heads": int}, _none, "step"),
         Op("cross_attention", ("q",), (), {**_HEADS, "value_size": int, "softcap": 0.0}, _cross, "step"),
-        Op("gru_sequence", ("x",), _RNN, {"reverse": 0}, _recurrent(3, 1, True), "step"),
-        Op("lstm_sequence", ("x",), _RNN, {"reverse": 0}, _recurrent(4, 2, True), "step"),
-        Op("gru_cell", ("x", "h"), _RNN, {}, _recurrent(3, 1, False), "batch"),
-        Op("lstm_cell", ("x", "h", "c"), _RNN, {}, _recurrent(4, 2, False), "batch"),
+        Op("gru_sequence", ("x",), _RNN, {"reverse": 0}, _recurrent(3, 1, True), "step", _RNN_MATRICES),
+        Op("lstm_sequence", ("x",), _RNN, {"reverse": 0}, _recurrent(4, 2, True), "step", _RNN_MATRICES),
+        Op("gru_cell", ("x", "h"), _RNN, {}, _recurrent(3, 1, False), "batch", _RNN_MATRICES),
+        Op("lstm_cell", ("x", "h", "c"), _RNN, {}, _recurrent(4, 2, False), "batch", _RNN_MATRICES),
         Op("state_read", (), (), {"name": str, "width": int}, _state_read),
         Op("state_write", ("x",), (), {"name": str}, _none, "batch"),
         Op("memory_rows_write", ("x",), (), {"name": str}, _none, "step"),

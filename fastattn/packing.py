@@ -1,0 +1,136 @@
+"""From arrays to what the engine streams: each tensor packed once, in the compute type, straight from the mapped file.
+
+A `WeightStore` gives the engine its weights by name. `PackingStore` packs them from arrays; a converted model's store borrows
+them from the file (`fastattn.container`).
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastattn import _native
+from fastattn.errors import InputError
+from fastattn.graph import Graph
+from fastattn.ops.table import OPS
+
+AnyArray = NDArray[Any]
+Progress = Callable[[int, int], None]  # parameters done, of how many
+
+COMPUTE_TYPES = ("float32",)
+
+
+class Needed(NamedTuple):
+    """One tensor as an op wants it: matrix = packed in the compute type, else plain float32."""
+
+    name: str
+    shape: tuple[int, ...]
+    matrix: bool
+
+
+def needed(graphs: Iterable[Graph]) -> Iterator[Needed]:
+    """What the graphs' ops read, each once, in order of use. The `matrices` of an op's row say what is packed."""
+    seen = set()
+    for graph in graphs:
+        for node in graph.nodes:
+            for role, name in node.params.items():
+                item = Needed(name, graph.params[name], role in OPS[node.op].matrices)
+                if item not in seen:
+                    seen.add(item)
+                    yield item
+
+
+class WeightStore(Protocol):
+    """Where the engine's weights come from."""
+
+    compute_type: str
+
+    def get(self, item: Needed) -> _native.Weight:
+        """The weight; InputError where it is missing or of another shape."""
+
+
+class PackingStore:
+    """Packs arrays as they are asked for; each tensor and form once.
+
+    weights: name -> float32, float16, or uint16 that holds bfloat16; any strides. After a tensor is packed, its pages of a
+    mapped file are given back. progress: called with parameters packed and how many there are in all.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, AnyArray],
+        compute_type: str = "float32",
+        num_threads: int | None = None,
+        progress: Progress | None = None,
+        total: int = 0,
+    ) -> None:
+        self.compute_type = compute_type
+        self._weights, self._threads = weights, num_threads or int(_native.get_num_threads())
+        self._progress, self._done, self._total = progress, 0, total
+        self._kept: dict[Needed, _native.Weight] = {}
+
+    def get(self, item: Needed) -> _native.Weight:
+        """The packed or plain weight, made at the first call."""
+        if item not in self._kept:
+            self._kept[item] = self.pack(item)
+        return self._kept[item]
+
+    def pack(self, item: Needed) -> _native.Weight:
+        """A weight of its own, not kept."""
+        if item.name not in self._weights:
+            raise InputError(f"tensor {item.name!r} is missing: expected {list(item.shape)}")
+        array = self._weights[item.name]
+        if array.shape != item.shape:
+            raise InputError(f"tensor {item.name!r} is {list(array.shape)}, expected {list(item.shape)}")
+        weight = _native.Weight(as_float32(array), item.matrix, self._threads)
+        drop_pages(array)
+        self._done += array.size
+        if self._progress:
+            self._progress(min(self._done, self._total), self._total)
+        return weight
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all weights kept."""
+        return sum(weight.nbytes for weight in self._kept.values())
+
+
+class BFloat16Array(np.ndarray[Any, np.dtype[np.uint16]]):
+    """bfloat16 as a file holds it: its 16 bits in uint16. Slices and transposes are views; arithmetic is done in float32.
+
+    >>> a = np.array([0x3F80, 0x4000], np.uint16).view(BFloat16Array)
+    >>> a[::-1] + 0
+    array([2., 1.], dtype=float32)
+    """
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        """Every ufunc sees float32."""
+        plain = [as_float32(x) if isinstance(x, BFloat16Array) else x for x in inputs]
+        return getattr(ufunc, method)(*plain, **options)
+
+
+def as_float32(array: AnyArray) -> NDArray[np.float32]:
+    """float32, C-contiguous and aligned: the array itself where it is so, else a copy. uint16 holds bfloat16."""
+    if array.dtype == np.uint16:
+        bits = np.ascontiguousarray(array.view(np.ndarray)).astype(np.uint32)
+        return np.left_shift(bits, 16, out=bits).view(np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+        return np.require(array, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
+
+
+def drop_pages(array: AnyArray) -> None:
+    """Gives the memory of a view on a mapped file back to the system; reading it again reads the file again."""
+    owner: Any = array
+    while isinstance(owner, (np.ndarray, memoryview)):
+        owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
+    if not isinstance(owner, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED") or not array.size:
+        return
+    first = array.__array_interface__["data"][0] - np.frombuffer(owner, np.uint8, 1).__array_interface__["data"][0]
+    low = first + sum(min(0, (n - 1) * stride) for n, stride in zip(array.shape, array.strides, strict=True))
+    high = first + sum(max(0, (n - 1) * stride) for n, stride in zip(array.shape, array.strides, strict=True))
+    start = low // mmap.PAGESIZE * mmap.PAGESIZE
+    owner.madvise(mmap.MADV_DONTNEED, start, high + array.itemsize - start)
