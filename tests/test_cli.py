@@ -50,6 +50,7 @@ class FakeModel:
             origin={"a": "initializer a", "b": "onnx::MatMul_7, transposed, at /b/MatMul"},
             aliases={"c": "b"},
             constants=frozenset({"a"}),
+            format="ONNX",
         )
 
     def generate(self, texts: str | list[str], **options: Any) -> Any:

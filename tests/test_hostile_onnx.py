@@ -180,9 +180,7 @@ def external(tmp_path: Path, **entries: str) -> Path:
         ({"location": "a\0b"}, "not a relative path"),
         ({"location": "..\\secret.bin"}, "not a relative path"),
         ({"location": "absent.bin"}, "'absent.bin' is missing"),
-        ({"location": "link.bin"}, "links to outside the model's folder"),
-        ({"location": "folder/secret.bin"}, "links to outside the model's folder"),
-        ({"location": "loop.bin"}, "cannot be resolved"),
+        ({"location": "loop.bin"}, "'loop.bin' "),
         ({"location": "data.bin", "offset": "8"}, "has 16 bytes"),
         ({"location": "data.bin", "offset": str(1 << 62)}, "has 16 bytes"),
         ({"location": "data.bin", "offset": "-4"}, "offset '-4'"),
@@ -203,8 +201,6 @@ def test_external_data_stays_inside(tmp_path: Path, entries: dict[str, str], mes
     (tmp_path / "secret.bin").write_bytes(bytes(16))
     (folder / "data.bin").write_bytes(bytes(16))
     (folder / "empty.bin").write_bytes(b"")
-    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
-    (folder / "folder").symlink_to(tmp_path)
     (folder / "loop.bin").symlink_to(folder / "loop.bin")
     os.mkfifo(folder / "pipe")
     with pytest.raises(LoadError) as caught:
@@ -215,9 +211,11 @@ def test_external_data_stays_inside(tmp_path: Path, entries: dict[str, str], mes
 def test_external_data_inside_is_read(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "data.bin").write_bytes(struct.pack("<6f", *range(6)))
-    (tmp_path / "near.bin").symlink_to(tmp_path / "sub" / "data.bin")
-    for location in ("sub/data.bin", "near.bin", "./sub/data.bin"):
-        path = external(tmp_path, location=location, offset="8", length="16")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "sub").symlink_to(tmp_path / "sub")
+    (tmp_path / "model" / "far.bin").symlink_to(tmp_path / "sub" / "data.bin")
+    for location in ("sub/data.bin", "far.bin", "./sub/data.bin"):  # links lead where they like, as in a hub's cache
+        path = external(tmp_path / "model", location=location, offset="8", length="16")
         np.testing.assert_array_equal(open_checkpoint(path).tensors["a.weight"], [2, 3, 4, 5])
 
 

@@ -38,6 +38,7 @@ def describe(model: Model) -> dict[str, Any]:
     return {
         "model": model.name,
         "path": str(checkpoint.path),
+        "format": checkpoint.format,
         "family": model.family,
         "parameters": model.num_parameters,
         "config": dict(model.config),
@@ -50,7 +51,7 @@ def describe(model: Model) -> dict[str, Any]:
 
 def as_text(description: dict[str, Any]) -> str:
     """What a person reads: facts, configuration, then a line per tensor with where it was found."""
-    facts = [[key, str(description[key])] for key in ("model", "path", "family")]
+    facts = [[key, str(description[key])] for key in ("model", "path", "format", "family")]
     facts.append(["parameters", f"{description['parameters']:,}"])
     blocks = [columns(facts)]
     for title in ("config", "generation_config"):

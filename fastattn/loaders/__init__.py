@@ -5,7 +5,6 @@ A format is one row of `FORMATS`: how its files are recognised in a folder, and 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,9 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 
 from fastattn.errors import LoadError
+from fastattn.loaders.files import read_json
 from fastattn.loaders.onnx import find_onnx, load_onnx, role_of
+from fastattn.loaders.safetensors import find_safetensors, load_safetensors
 from fastattn.loaders.tensors import TensorMap
 
 __all__ = ["FORMATS", "Checkpoint", "describe", "open_checkpoint"]
@@ -36,6 +37,7 @@ class Checkpoint:
         call_paths: name in `tensors` -> role of its file ("encoder", "decoder", "model"), for names that are the path
             of the calls at export and may leave out parts of the module path (see `callpaths`); `bind_weights`
             settles them. Where two files have the same call path the name starts with "role:".
+        format: name of the file format it was read from.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class Checkpoint:
     aliases: Mapping[str, str] = field(default_factory=dict)
     constants: frozenset[str] = frozenset()
     call_paths: Mapping[str, str] = field(default_factory=dict)
+    format: str = ""
 
 
 class Format(NamedTuple):
@@ -60,8 +63,9 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a model: a folder, or one file of a supported format.
 
     Args:
-        path: a folder with config.json and, for ONNX, encoder_model.onnx and decoder_model[_merged].onnx, or
-            model.onnx; or one .onnx file.
+        path: a folder with config.json and model.safetensors (or model.safetensors.index.json and its shards) or, for ONNX,
+            encoder_model.onnx and decoder_model[_merged].onnx, or model.onnx; or one .safetensors or .onnx file. A folder
+            with both is read from safetensors, where every tensor has its own name.
 
     Returns:
         The checkpoint; tensors are mapped, none is read yet.
@@ -99,27 +103,32 @@ def _open_onnx(path: Path) -> Checkpoint | None:
     found = load_onnx(files)
     config, generation = read_json(folder / "config.json"), read_json(folder / "generation_config.json")
     names = (found.aliases, found.constants, found.call_paths)
-    return Checkpoint(folder, config, generation, found.tensors, found.origin, *names)
+    return Checkpoint(folder, config, generation, found.tensors, found.origin, *names, format="ONNX")
 
 
-FORMATS: tuple[Format, ...] = (Format("ONNX (*.onnx)", (".onnx",), _open_onnx),)
+def _open_safetensors(path: Path) -> Checkpoint | None:
+    if path.is_file():
+        folder, file = path.parent, path if path.name.endswith(_SAFETENSORS) else None
+    else:
+        folder, file = path, find_safetensors(path)
+    if file is None:
+        return None
+    tensors = load_safetensors(file)
+    config, generation = read_json(folder / "config.json"), read_json(folder / "generation_config.json")
+    origin = {name: tensors.weight(name).origin for name in tensors}
+    return Checkpoint(folder, config, generation, tensors, origin, format="safetensors")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, {} when the file does not exist."""
-    if not path.exists():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise LoadError(f"{path}: not readable as JSON: {' '.join(str(error).split())}") from error
-    if not isinstance(value, dict):
-        raise LoadError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
+_SAFETENSORS = (".safetensors", ".safetensors.index.json")
+# where a folder holds several formats the first one counts
+FORMATS: tuple[Format, ...] = (
+    Format("safetensors (*.safetensors)", _SAFETENSORS, _open_safetensors),
+    Format("ONNX (*.onnx)", (".onnx",), _open_onnx),
+)
 
 
 def describe(checkpoint: Checkpoint) -> list[tuple[str, tuple[int, ...], str, str]]:
-    """One row per tensor, by name: (name, shape, element type in the file, origin). Reads no data from ONNX files."""
+    """One row per tensor, by name: (name, shape, element type in the file, origin). Reads no data."""
     rows = []
     for name in sorted(checkpoint.tensors):
         tensors = checkpoint.tensors

@@ -2,13 +2,12 @@
 leave in front of a weight (Transpose, Slice, Concat, …) carried out.
 
 Everything here treats the file as hostile: a size is compared with what the dimensions say before an array is made,
-external data must lie inside the model's folder and inside its file, and evaluation has a budget.
+the name of external data must not lead out of the model's folder nor its bytes out of the file, and evaluation has a budget.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from fastattn.errors import LoadError
-from fastattn.loaders.onnx_format import Node, OnnxFile, TensorRecord, map_file
+from fastattn.loaders.files import map_file, named_file
+from fastattn.loaders.onnx_format import Node, OnnxFile, TensorRecord
 from fastattn.loaders.protobuf import BYTES, FIXED32, FIXED64, VARINT, Reader, signed
 from fastattn.loaders.tensors import AnyArray
 
@@ -118,7 +118,8 @@ class Payloads:
         if length == 0:
             return np.zeros(0, dtype)
         if location not in self.mapped:
-            path = external_path(self.file.path, location, f"{self.file.path}: tensor {tensor.name!r}")
+            named = f"{self.file.path}: tensor {tensor.name!r}: external data"
+            path = named_file(self.file.path.parent, location, named)
             self.mapped[location] = map_file(path)
             self.external_files.add(path)
         data = self.mapped[location]
@@ -134,25 +135,6 @@ def _element_count(dims: tuple[int, ...], where: str) -> int:
     if count > MAX_ELEMENTS or max(dims, default=0) > MAX_ELEMENTS:
         raise LoadError(f"{where}: shape {list(dims)} is larger than any tensor can be")
     return count
-
-
-def external_path(model: Path, location: str, where: str) -> Path:
-    """Where a tensor's external data lies; an error when that is outside the model's folder, links resolved."""
-    folder = model.parent
-    if not location or "\0" in location or "\\" in location or os.path.isabs(location):
-        raise LoadError(f"{where}: external data location {location!r} is not a relative path")
-    if ".." in Path(location).parts:
-        raise LoadError(f"{where}: external data location {location!r} leaves the model's folder")
-    path = folder / location
-    try:
-        inside = path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError) as error:  # a loop of links
-        raise LoadError(f"{where}: external data location {location!r} cannot be resolved") from error
-    if not inside:
-        raise LoadError(f"{where}: external data {location!r} links to outside the model's folder; copy the file there")
-    if not path.exists():
-        raise LoadError(f"{where}: external data file {location!r} is missing from {folder}")
-    return path
 
 
 def _typed_data(reader: Reader, tensor: TensorRecord, where: str) -> AnyArray:

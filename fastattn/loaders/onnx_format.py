@@ -6,12 +6,11 @@ file as spans; `onnx_constants` turns them into arrays once they have been check
 
 from __future__ import annotations
 
-import mmap
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastattn.errors import LoadError
+from fastattn.loaders.files import map_file
 from fastattn.loaders.protobuf import BYTES, FIXED32, VARINT, Reader, Span, signed
 
 MAX_NESTING = 16  # graphs inside graphs (If, Loop, Scan); real exports use one level
@@ -76,19 +75,6 @@ class OnnxFile:
     reader: Reader
     graph: GraphRecord
     producer: str = ""
-
-
-def map_file(path: Path) -> memoryview:
-    """The file's bytes, mapped read-only; an error for anything that is not a non-empty regular file."""
-    try:
-        if not path.is_file():
-            raise LoadError(f"{path}: no such file" if not path.exists() else f"{path}: not a regular file")
-        with open(path, "rb") as handle:
-            if os.fstat(handle.fileno()).st_size == 0:
-                raise LoadError(f"{path}: the file is empty")
-            return memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
-    except OSError as error:
-        raise LoadError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def read_onnx(path: Path) -> OnnxFile:
