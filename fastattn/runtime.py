@@ -66,6 +66,31 @@ class StepResult:
     taps: dict[str, FloatArray] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class OpCost:
+    """What the calls of one node cost: seconds on the first thread, in the op and in the barriers behind it; work in bytes and
+    flops."""
+
+    calls: int
+    barriers: int
+    seconds: float
+    waiting: float
+    weight_bytes: float
+    kept_bytes: float
+    value_bytes: float
+    flops: float
+
+
+@dataclass(frozen=True)
+class GraphCost:
+    """What the steps of one graph cost: rows fed, seconds of whole calls, and the costs of its nodes in order."""
+
+    steps: int
+    rows: int
+    seconds: float
+    ops: list[OpCost]
+
+
 class Session(Protocol):
     """Sequences in flight, with their caches, memories and states; not shared between threads."""
 
@@ -100,6 +125,7 @@ class NativePrograms:
         self, graphs: Mapping[str, Graph], weights: Mapping[str, AnyArray] | WeightStore, num_threads: int
     ) -> None:
         check_kept(list(graphs.values()))
+        self.graphs = {name: graphs[name] for name in ("encoder", "decoder") if name in graphs}
         self.num_threads = num_threads
         store = PackingStore(weights, num_threads=num_threads) if isinstance(weights, Mapping) else weights
         self._slots: dict[str, dict[str, int]] = {"state": {}, "rows": {}}
@@ -220,6 +246,23 @@ class NativeSession:
         except ValueError as error:
             raise InputError(str(error)) from None
         self.batch = len(parents)
+
+    @property
+    def graphs(self) -> Mapping[str, Graph]:
+        """The graphs as they run: "encoder", where there is one, and "decoder"."""
+        return self._programs.graphs
+
+    def profile(self, on: bool) -> None:
+        """Times every op from now on, starting from zero, or stops doing so."""
+        self._native.profile(on)
+
+    def profiled(self) -> dict[str, GraphCost]:
+        """What each graph's steps cost since `profile(True)`."""
+        encoder, decoder = (
+            GraphCost(steps, rows, seconds, [OpCost(*op) for op in ops])
+            for steps, rows, seconds, ops in self._native.profiled()
+        )
+        return {"encoder": encoder, "decoder": decoder} if "encoder" in self.graphs else {"decoder": decoder}
 
     def _one_each(self, batch: int) -> NDArray[np.int64]:
         if len(self._ones) < batch:

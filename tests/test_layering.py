@@ -20,7 +20,7 @@ CSRC = PACKAGE.parent / "csrc"
 GRAPH = {"graph", "ops"}
 MODELS = GRAPH | {"nn", "models"}
 RUNTIME = MODELS | {"runtime", "packing", "_native", "isa", "reference"}
-API = RUNTIME | {"decoding", "loaders", "text", "weights", "attention_map", "generation", "roofline", "api"}
+API = RUNTIME | {"decoding", "loaders", "text", "weights", "attention_map", "generation", "roofline", "profile", "api"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": API | {"fastattn"},
@@ -41,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "text": GRAPH,
     "attention_map": set(),
     "roofline": {"_native"},
+    "profile": GRAPH | {"runtime", "roofline"},
     "reference": set(),
     "errors": set(),
     "_native": set(),

@@ -141,6 +141,15 @@ py::tuple captured(const Session& session) {
   return py::make_tuple(attention, taps);
 }
 
+// (steps, rows, seconds, [(calls, barriers, seconds, waiting, weight bytes, kept bytes, value bytes, flops) by node])
+py::tuple profile_of(const Profile& p) {
+  py::list ops;
+  for (const OpCost& c : p.ops)
+    ops.append(py::make_tuple(c.calls, c.barriers, c.seconds, c.waiting, c.weight_bytes, c.kept_bytes, c.value_bytes,
+                              c.flops));
+  return py::make_tuple(p.steps, p.rows, p.seconds, ops);
+}
+
 void encode(Session& session, const Ints& ids, const Longs& lengths, bool capture) {
   py::gil_scoped_release unlocked;
   session.encode(ids.data(), lengths.data(), lengths.shape(0), capture);
@@ -221,6 +230,13 @@ void bind_engine(py::module_& m) {
            py::arg("vocabulary"))
       .def("reorder", &reorder, py::arg("parents"))
       .def("captured", &captured)
+      .def("profile", &Session::profile, py::arg("on"), "Times every op from now on, from zero, or no longer.")
+      .def(
+          "profiled",
+          [](const Session& s) {
+            return py::make_tuple(profile_of(s.encoder_profile()), profile_of(s.decoder_profile()));
+          },
+          "What the steps of encoder and decoder cost since `profile(True)`.")
       .def_property_readonly("batch", &Session::batch)
       .def_property_readonly("pages_in_use", &Session::pages_in_use);
 

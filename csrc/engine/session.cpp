@@ -76,6 +76,7 @@ void Session::check(const Program& program, const int32_t* ids, const int64_t* l
 }
 
 void Session::encode(const int32_t* ids, const int64_t* lengths, int64_t batch, bool capture) {
+  const Clock::time_point begin = profiling_ ? Clock::now() : Clock::time_point{};
   if (!encoder_) bad("this model has no encoder: use start()");
   if (batch < 1) bad("encode takes at least one sequence: got " + std::to_string(batch));
   check(*encoder_, ids, lengths, batch);
@@ -97,10 +98,12 @@ void Session::encode(const int32_t* ids, const int64_t* lengths, int64_t batch, 
   prepare_results(*encoder_, nothing);
   prepare_records(*encoder_, capture);
   execute(*encoder_);
+  if (profiling_) account(*encoder_, seconds_between(begin, Clock::now()));
 }
 
 void Session::step(const int32_t* ids, const int64_t* lengths, int64_t batch, const Select& select, bool all_rows,
                    bool capture) {
+  const Clock::time_point begin = profiling_ ? Clock::now() : Clock::time_point{};
   if (!encoded_) bad("step before encode: this model's decoder attends to an encoded input");
   if (batch != batch_)
     bad("step takes one token array per sequence: got " + std::to_string(batch) + " for a batch of " +
@@ -111,6 +114,7 @@ void Session::step(const int32_t* ids, const int64_t* lengths, int64_t batch, co
   reserve_pages();
   prepare_records(*decoder_, capture);
   execute(*decoder_);
+  if (profiling_) account(*decoder_, seconds_between(begin, Clock::now()));
   for (int64_t s = 0; s < batch; ++s) state_.sequences[static_cast<size_t>(s)].length += lengths[s];
 }
 
@@ -238,6 +242,28 @@ void Session::prepare_records(const Program& program, bool capture) {
 
 // The threads walk the ops together. A cheap op is done by the first thread alone, and there is a barrier only where
 // the work of several threads meets.
+template <class Follower>
+void Session::walk(const Program& program, Team& team, Follower follower) {
+  bool apart = !copies_.empty();  // several threads have worked since the last barrier
+  copy_pages(team);
+  for (size_t i = 0; i < program.nodes.size(); ++i) {
+    const Node& node = program.nodes[i];
+    const bool serial = serial_[i];
+    if (apart || (!serial && i > 0)) {
+      team.barrier();
+      follower.waited(i);
+    }
+    if (!serial) {
+      node.op->run(node, frame_, team);
+    } else if (team.ith == 0) {
+      Team alone{0, 1, nullptr};
+      node.op->run(node, frame_, alone);
+    }
+    follower.ran(i);
+    apart = !serial;
+  }
+}
+
 void Session::execute(const Program& program) {
   const size_t count = program.nodes.size();
   Needs most;
@@ -256,22 +282,33 @@ void Session::execute(const Program& program) {
   frame_.scratch.resize(static_cast<size_t>(num_threads_));
   for (int t = 0; t < num_threads_; ++t) frame_.scratch[static_cast<size_t>(t)] = scratch_.data() + t * most.per_thread;
   last_program_ = &program;
+  Profile& profile = profiles_[&program == encoder_.get() ? 0 : 1];
   parallel(flops < kSerialStepFlops ? 1 : num_threads_, [&](Team& team) {
-    bool apart = !copies_.empty();  // several threads have worked since the last barrier
-    copy_pages(team);
-    for (size_t i = 0; i < count; ++i) {
-      const Node& node = program.nodes[i];
-      const bool serial = serial_[i];
-      if (apart || (!serial && i > 0)) team.barrier();
-      if (!serial) {
-        node.op->run(node, frame_, team);
-      } else if (team.ith == 0) {
-        Team alone{0, 1, nullptr};
-        node.op->run(node, frame_, alone);
-      }
-      apart = !serial;
+    if (profiling_ && team.ith == 0) {
+      walk(program, team, Watch{profile.ops});
+    } else {
+      walk(program, team, Unwatched{});
     }
   });
+}
+
+void Session::profile(bool on) {
+  profiling_ = on;
+  for (int i = 0; i < 2; ++i) {
+    const Program* program = (i == 0 ? encoder_ : decoder_).get();
+    profiles_[i] = {};
+    profiles_[i].ops.resize(program ? program->nodes.size() : 0);
+  }
+}
+
+// After a step that was profiled: what it did, beside the times that the walk took.
+void Session::account(const Program& program, double seconds) {
+  Profile& profile = profiles_[&program == encoder_.get() ? 0 : 1];
+  ++profile.steps;
+  profile.rows += frame_.tokens;
+  profile.seconds += seconds;
+  for (size_t i = 0; i < program.nodes.size(); ++i)
+    add_work(program.nodes[i], frame_, program.nodes[i].op->needs(program.nodes[i], frame_), profile.ops[i]);
 }
 
 }  // namespace fastattn

@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "engine/profile.h"
 #include "engine/program.h"
 
 namespace fastattn {
@@ -28,6 +29,11 @@ class Session {
   const Program& last_program() const { return *last_program_; }
   int64_t pages_in_use() const { return state_.cache.pages_in_use(); }
 
+  // From now on every op is timed, from zero; or none is.
+  void profile(bool on);
+  const Profile& encoder_profile() const { return profiles_[0]; }
+  const Profile& decoder_profile() const { return profiles_[1]; }
+
  private:
   void check(const Program& program, const int32_t* ids, const int64_t* lengths, int64_t batch) const;
   void lay_out(const Program& program, const int32_t* ids, const int64_t* lengths, int64_t batch, bool all_rows);
@@ -36,6 +42,9 @@ class Session {
   void prepare_results(const Program& program, const Select& select);
   void prepare_records(const Program& program, bool capture);
   void execute(const Program& program);
+  template <class Follower>
+  void walk(const Program& program, Team& team, Follower follower);
+  void account(const Program& program, double seconds);
   void copy_pages(const Team& team);
 
   std::shared_ptr<const Program> encoder_, decoder_;
@@ -48,6 +57,8 @@ class Session {
   Buffer<float> arena_, shared_, scratch_;
   Buffer<int64_t> slot_sizes_;
   Buffer<bool> serial_;
+  bool profiling_ = false;
+  Profile profiles_[2];                              // encoder, decoder
   std::vector<std::pair<int32_t, int32_t>> copies_;  // pages written by one of several owners: (from, to)
 };
 

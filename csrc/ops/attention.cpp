@@ -204,6 +204,8 @@ double flops_of(const Heads& a, int64_t rows, int64_t keys) {
   return 2.0 * static_cast<double>(rows * a.H * keys) * static_cast<double>(a.D + a.Dv + 16);
 }
 
+double bytes_of(const Heads& a, int64_t keys) { return 4.0 * static_cast<double>(keys * a.G * (a.D + a.Dv)); }
+
 }  // namespace
 
 Needs attention_needs(const Node& n, const Frame& f) {
@@ -215,6 +217,7 @@ Needs attention_needs(const Node& n, const Frame& f) {
     longest = std::max(longest, total);
     pages += page_count(total);
     needs.flops += flops_of(a, f.length(s), total);
+    needs.kept_bytes += n.attrs.cache >= 0 ? bytes_of(a, total) : 0;
   }
   needs.shared = n.attrs.cache >= 0 ? 0 : pages * a.G * a.D * kPage;
   needs.per_thread = Pages::scratch_floats(longest);
@@ -250,6 +253,7 @@ Needs cross_attention_needs(const Node& n, const Frame& f) {
   for (int64_t s = 0; s < f.batch; ++s) {
     longest = std::max(longest, f.memory(s).length);
     needs.flops += flops_of(a, f.length(s), f.memory(s).length);
+    if (s == 0 || &f.memory(s) != &f.memory(s - 1)) needs.kept_bytes += bytes_of(a, f.memory(s).length);
   }
   needs.per_thread = Pages::scratch_floats(longest);
   return needs;

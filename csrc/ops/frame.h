@@ -47,10 +47,11 @@ struct Frame;
 struct Node;
 using Run = void (*)(const Node&, Frame&, Team&);
 
-// Memory an op needs beside its outputs, in floats, and its arithmetic in flops (to see whether threads pay).
+// Memory an op needs beside its outputs, in floats; its arithmetic in flops (to see whether threads pay), and what it
+// reads of keys, values and memories, in bytes.
 struct Needs {
   int64_t shared = 0, per_thread = 0;
-  double flops = 0;
+  double flops = 0, kept_bytes = 0;
 };
 
 struct Op {

@@ -116,7 +116,8 @@ Needs rnn_attention_needs(const Node& n, const Frame& f) {
   }
   const double width = static_cast<double>(f.cols(n.inputs[0])) * (n.attrs.additive ? 24 : 2) +
                        2.0 * static_cast<double>(f.cols(n.outputs[0]));
-  return {0, 2 * longest + f.cols(n.inputs[0]), static_cast<double>(total) * width};
+  return {0, 2 * longest + f.cols(n.inputs[0]), static_cast<double>(total) * width,
+          4.0 * static_cast<double>(total * (f.cols(n.inputs[0]) + f.cols(n.outputs[0])))};
 }
 
 void run_rnn_attention(const Node& n, Frame& f, Team& team) {

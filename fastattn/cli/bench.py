@@ -1,4 +1,4 @@
-"""measure this machine: native against the NumPy reference"""
+"""measure this machine: native against the NumPy reference, or op by op where a model's time goes"""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastattn.cli.console import Progress, at_least, columns
+
+if TYPE_CHECKING:
+    from fastattn.profile import Profile
 
 SENTENCES = [
     "I am eating an apple.",
@@ -42,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, small shapes, one model")
     parser.add_argument("--json", action="store_true", help="the same as one JSON object")
+    parser.add_argument(
+        "--profile",
+        metavar="MODEL",
+        help="instead: time, traffic and share of the machine's limit of each op of a model",
+    )
+    parser.add_argument("--beams", type=at_least(1), default=1, metavar="N", help="beams for --profile (default: 1)")
     parser.add_argument("--threads", type=at_least(1), metavar="N", help="threads to use (default: the CPUs available)")
 
 
@@ -51,6 +60,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.threads:
         fastattn.set_num_threads(arguments.threads)
+    if arguments.profile:
+        profile = fastattn.load(arguments.profile).profile(num_beams=arguments.beams)
+        print(json.dumps(as_json(profile), ensure_ascii=False) if arguments.json else profile)
+        return
     limits = fastattn.roofline()
     rows = []
     cases = [*op_cases(arguments.quick), *decoding_cases(arguments.quick)]
@@ -63,6 +76,12 @@ def run(arguments: argparse.Namespace) -> None:
         progress.close()
     report = {"machine": machine(limits), "results": rows}
     print(json.dumps(report, ensure_ascii=False) if arguments.json else as_text(report))
+
+
+def as_json(profile: Profile) -> dict[str, Any]:
+    """The profile as plain values; times in seconds."""
+    outside, python = profile.outside_kernels, profile.in_python
+    return {**asdict(profile), "outside_kernels_per_step": outside, "python_per_step": python}
 
 
 def machine(limits: dict[str, Any]) -> dict[str, Any]:

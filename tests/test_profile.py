@@ -1,0 +1,94 @@
+"""The profile adds up: every op is there, work is what the shapes say, and timing changes no result."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from toys import TOYS, VOCABULARY, transformer
+
+import fastattn
+from fastattn import cli
+from fastattn.profile import node_names
+from fastattn.runtime import NativeSession, Select
+
+LINEARS = ("q", "k", "v", "out", "up", "down")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_work_is_counted_from_the_shapes(threads: int) -> None:
+    toy = transformer(8, memory=False, layers=2)  # 15 wide, 33 in the feed-forward layers, all products of 32 columns
+    session = NativeSession(toy.graphs, toy.weights, num_threads=threads)
+    session.profile(True)
+    session.start(2)
+    steps = 5
+    for _ in range(steps):
+        session.step(np.array([1, 2], np.int32), Select(k=1))
+    cost = session.profiled()["decoder"]
+    nodes = toy.graphs["decoder"].nodes
+    assert (cost.steps, cost.rows, len(cost.ops)) == (steps, 2 * steps, len(nodes))
+    assert all(op.calls == steps and op.seconds >= 0 <= op.waiting for op in cost.ops)
+    assert 0 < sum(op.seconds + op.waiting for op in cost.ops) <= cost.seconds
+    linears = [op for node, op in zip(nodes, cost.ops, strict=True) if node.op == "linear"]
+    products = 2 * (4 * 15 * 15 + 2 * 15 * 33) + 15 * VOCABULARY
+    assert sum(op.flops for op in linears) == 2 * 2 * products * steps
+    assert sum(op.weight_bytes for op in linears) >= 4 * products * steps  # panels are padded
+    attention = [op for node, op in zip(nodes, cost.ops, strict=True) if node.op == "attention"]
+    keys = sum(range(1, steps + 1))
+    assert all(op.kept_bytes == 2 * keys * 2 * 15 * 4 for op in attention)  # sequences, keys and values, width, float32
+    session.profile(False)
+    session.step(np.array([1, 2], np.int32))
+    assert all(op.calls == 0 for op in session.profiled()["decoder"].ops)
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_a_profiled_session_gives_the_same(name: str) -> None:
+    toy, results = TOYS[name](), []
+    for on in (False, True):
+        session = NativeSession(toy.graphs, toy.weights, num_threads=2)
+        session.profile(on)
+        if toy.has_encoder:
+            session.encode([np.arange(9, dtype=np.int32)])
+        else:
+            session.start(1)
+        results.append(session.step(np.array([3], np.int32), Select(logits=True)).logits)
+    np.testing.assert_array_equal(*results)
+
+
+def test_names_come_from_the_parameters() -> None:
+    model = fastattn.load("en-fr-transformer")
+    names = node_names(model._architecture.graphs["decoder"])
+    by_op = dict(zip((node.op for node in model._architecture.graphs["decoder"].nodes), names, strict=True))
+    assert by_op["attention"].endswith("decoder.layers.1.self_attn")
+    assert by_op["cross_attention"].endswith("decoder.layers.1.encoder_attn")
+    assert by_op["embedding"] == "model.shared" and by_op["select_rows"] == "select_rows"
+    assert all(names)
+
+
+@pytest.mark.parametrize("name", ["en-fr-transformer", "en-fr-bahdanau"])
+def test_a_profile_of_a_model(name: str) -> None:
+    model = fastattn.load(name)
+    profile = model.profile(["I am eating an apple", "she sees a dog"], num_beams=2)
+    assert profile.seconds >= profile.native >= profile.total.total > 0
+    assert profile.outside_kernels >= profile.in_python > 0
+    assert {row.graph for row in profile.rows} == {"encoder", "decoder"}
+    for rows in (profile.by_op(), profile.by_name(), profile.by_name(3)):
+        assert sum(row.total for row in rows) == pytest.approx(profile.total.total)
+        assert [row.total for row in rows] == sorted((row.total for row in rows), reverse=True)
+    text = str(profile)
+    assert "outside kernels" in text and "decoder  linear" in text and "GB/s" in text
+    assert model.generate("I am eating an apple").text == "je mange une pomme"
+
+
+def test_only_native_ops_are_timed() -> None:
+    with pytest.raises(fastattn.OptionError, match="backend: found 'reference', expected 'native'"):
+        fastattn.load("en-fr-luong", backend="reference").profile()
+
+
+def test_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "--profile", "en-fr-luong"]) == 0
+    assert "decoder  lstm_cell" in capsys.readouterr().out
+    assert cli.main(["bench", "--profile", "en-fr-luong", "--json", "--beams", "2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["steps"] > 0 and found["rows"][0]["graph"] == "encoder"
