@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from fastattn.loaders import Checkpoint
     from fastattn.models.architecture import Weights
     from fastattn.profile import Profile
-    from fastattn.text import TextCodec
+    from fastattn.text import PromptCodec, TextCodec
 
 BUNDLED = Path(__file__).parent / "bundled"
 BACKENDS = ("native", "reference")
@@ -116,7 +116,7 @@ class Model:
         progress: Progress | None = None,
     ) -> None:
         from fastattn.models import build
-        from fastattn.text import load_tokenizer
+        from fastattn.text import load_prompt_tokenizer, load_tokenizer
         from fastattn.weights import bind_weights
 
         self.name, self.checkpoint, self.backend = name, checkpoint, backend
@@ -128,7 +128,12 @@ class Model:
         )
         self.num_parameters = sum(math.prod(architecture.params[name]) for name in bound)
         weights = architecture.prepare(bound)
-        self.tokenizer: TextCodec | None = load_tokenizer(checkpoint.path, checkpoint.config)
+        self._prompts_codec: PromptCodec | None = None
+        self.tokenizer: TextCodec | None
+        if architecture.has_encoder:
+            self.tokenizer = load_tokenizer(checkpoint.path, checkpoint.config)
+        else:
+            self.tokenizer = self._prompts_codec = load_prompt_tokenizer(checkpoint.path, checkpoint.config)
         self._num_threads = num_threads
         self.compute_type = compute_type
         self._new_session = self._backend(weights, progress)
@@ -174,10 +179,12 @@ class Model:
     # --- inputs ---------------------------------------------------------------------------------------------------------
 
     def _source(self, given: Input) -> Source:
+        """An input of the encoder, or a prompt."""
         limit = self._architecture.max_source
         if isinstance(given, str):
             codec = self._codec("text")
-            encoded = codec.encode(given, limit or None)
+            encode = self._prompts_codec.encode_prompt if self._prompts_codec else codec.encode
+            encoded = encode(given, limit or None)
             ids = np.array(encoded.ids, np.int32)
             return Source(ids, codec.tokens(encoded.ids, target=False), list(encoded.unknown))
         ids = _token_ids(given, "input")
@@ -193,23 +200,55 @@ class Model:
     def _labels(self, ids: Sequence[int], target: bool) -> list[str]:
         return self.tokenizer.tokens(ids, target) if self.tokenizer else [str(i) for i in ids]
 
-    def _target(self, given: Input) -> IntArray:
-        """A target as ids with its end token."""
+    def _target(self, given: Input, prompt: Input, source: Source) -> IntArray:
+        """A target as ids: with its end token, or as it continues a prompt."""
         if not isinstance(given, str):
             return _token_ids(given, "target")
-        return np.array(self._codec("text").encode_target(given), np.int32)
+        codec = self._codec("text")
+        if not self._prompts_codec:
+            return np.array(codec.encode_target(given), np.int32)
+        text = prompt if isinstance(prompt, str) else codec.decode(source.ids.tolist())
+        return np.array(self._prompts_codec.encode_continuation(text, given), np.int32)
 
     def _options(self, overrides: Mapping[str, Any]) -> GenerationOptions:
-        facts = {"decoder_vocab_size": self._architecture.vocabulary, "is_encoder_decoder": True}
+        architecture = self._architecture
+        facts = {"decoder_vocab_size": architecture.vocabulary, "is_encoder_decoder": architecture.has_encoder}
         positions: dict[str, int | None] = dict.fromkeys(("n_positions", "max_target_positions"))
-        positions["max_position_embeddings"] = self._architecture.max_target or None
+        positions["max_position_embeddings"] = architecture.max_target or None
         config = {**self.config, **facts, **positions}
         return GenerationOptions.resolve(config, self.checkpoint.generation_config, **overrides)
 
-    def _prompt(self, options: GenerationOptions) -> IntArray:
+    def _prompts(self, sources: Sequence[Source], options: GenerationOptions) -> list[IntArray]:
+        """What the decoder is fed before the first token it chooses: the start token, or the inputs themselves."""
+        if self._architecture.has_encoder:
+            return [self._start(options)] * len(sources)
+        limit = self._architecture.max_source
+        for source in sources if limit else []:
+            length, (_, most) = len(source.ids), options.new_tokens(len(source.ids))
+            if length + most - 1 > limit:  # the last token is not fed
+                room = limit - length + 1
+                raise OptionError(
+                    f"max_new_tokens: {most} after a prompt of {length} tokens, expected at most {room}: "
+                    f"the model has {limit} positions"
+                )
+        return [source.ids for source in sources]
+
+    def _start(self, options: GenerationOptions) -> IntArray:
         if options.decoder_start_token_id is None:
             raise OptionError("decoder_start_token_id: neither given nor in config.json or generation_config.json")
         return np.array([options.decoder_start_token_id], np.int32)
+
+    def _begin(self, session: Session, sources: Sequence[Source]) -> StepResult | None:
+        """Starts a batch; gives what the encoder recorded, if there is one."""
+        if self._architecture.has_encoder:
+            return session.encode([source.ids for source in sources])
+        session.start(len(sources))
+        return None
+
+    def _text(self, source: Source, ids: Sequence[int]) -> str:
+        if self._prompts_codec:
+            return self._prompts_codec.decode_continuation(source.ids.tolist(), ids)
+        return self.tokenizer.decode(ids) if self.tokenizer else ""
 
     # --- generation -----------------------------------------------------------------------------------------------------
 
@@ -233,7 +272,8 @@ class Model:
     ) -> Generation | list[Generation]:
         """Decodes one input (a string, or token ids) or a list of them; a list gives a list, in order.
 
-        Token ids are taken as they are (end token included). options: see `fastattn.decoding.GenerationOptions`, names and
+        An input is what the encoder reads, or, for a decoder-only model, the prompt. Token ids are taken as they are (end
+        token included). Outputs hold neither prompt nor end token. options: see `fastattn.decoding.GenerationOptions`, names and
         meanings of Hugging Face. return_attention: `.attention` of every hypothesis becomes an `AttentionMap`. batch_size:
         inputs decoded together; results do not depend on it. Raises InputError for text or ids the model cannot take,
         OptionError for a bad option.
@@ -260,15 +300,15 @@ class Model:
         return done if many else done[0]
 
     def _generate(self, sources: Sequence[Source], options: GenerationOptions, attend: bool) -> list[Generation]:
-        prompt = self._prompt(options)
+        prompts = self._prompts(sources, options)
         with self._session() as session:
-            session.encode([source.ids for source in sources])
-            decoded = generate(session, [prompt] * len(sources), options)
+            self._begin(session, sources)
+            decoded = generate(session, prompts, options)
         results = []
-        for source, hypotheses in zip(sources, decoded, strict=True):
+        for source, prompt, hypotheses in zip(sources, prompts, decoded, strict=True):
             candidates = [
                 Candidate(
-                    text=self.tokenizer.decode(h.token_ids) if self.tokenizer else "",
+                    text=self._text(source, h.token_ids),
                     tokens=self._labels(h.token_ids, target=True),
                     token_ids=h.token_ids,
                     score=h.score,
@@ -295,12 +335,14 @@ class Model:
         """
         resolved = self._options({"num_beams": 1, **options})
         codec = self._codec("a request for text")
-        source, prompt = self._source(given), self._prompt(resolved)
+        source = self._source(given)
+        (prompt,) = self._prompts([source], resolved)
 
         def pieces() -> Iterator[str]:
-            text = codec.stream()
+            continued = self._prompts_codec
+            text = continued.stream_continuation(source.ids.tolist()) if continued else codec.stream()
             with self._session() as session:
-                session.encode([source.ids])
+                self._begin(session, [source])
                 for token in stream(session, prompt, resolved):
                     if piece := text.put(token):
                         yield piece
@@ -342,52 +384,73 @@ class Model:
 
     def _forced(
         self, sources: Sequence[Source], targets: Sequence[IntArray], select: Select, capture: bool
-    ) -> tuple[StepResult, list[StepResult]]:
+    ) -> tuple[StepResult | None, list[StepResult]]:
+        """What the encoder recorded, and for each input a row for each token of its target."""
         with self._session(capture) as session:
-            encoded = session.encode([source.ids for source in sources])
+            encoded = self._begin(session, sources)
             return encoded, forced(session, targets, select, self._sequential)
+
+    def _replayed(self, source: Source, fed: IntArray, select: Select) -> tuple[StepResult | None, StepResult]:
+        """Records the steps that chose tokens: all rows of `fed` behind an encoder, those from the prompt's last on
+        without one."""
+        if self._architecture.has_encoder:
+            encoded, (result,) = self._forced([source], [fed], select, capture=True)
+            return encoded, result
+        first = len(source.ids) - 1
+        with self._session() as session:
+            session.start(1)
+            if first:
+                session.step([fed[:first]])
+            session.capture = True
+            return None, forced(session, [fed[first:]], select, sequential=False)[0]
 
     def _attention(self, source: Source, prompt: IntArray, ids: Sequence[int]) -> AttentionMap:
         inputs = np.concatenate([prompt, np.array(ids, np.int32)])
-        steps = len(inputs) - 1  # row t chose token t; the row of the end token is dropped
-        encoded, (result,) = self._forced([source], [inputs[:-1] if steps else inputs], Select(), capture=True)
-        labels = self._labels(inputs.tolist(), target=True)
+        steps = len(ids)  # row t chose token t; the row of the end token is dropped
+        fed = inputs[:-1] if steps else inputs
+        encoded, result = self._replayed(source, fed, Select())
+        has_encoder = self._architecture.has_encoder
+        seen = 0 if has_encoder and not steps else len(fed)
         return AttentionMap(
             cross=_stacked(result, "cross", steps),
-            self=_stacked(result, "self", steps, steps),
-            encoder=_stacked(encoded, "encoder", len(source.ids)),
-            source_tokens=source.tokens,
-            target_tokens=labels[len(prompt) :],
-            decoder_tokens=labels[:-1] if steps else [],
+            self=_stacked(result, "self", steps, seen),
+            encoder=_stacked(encoded, "encoder", len(source.ids)) if encoded else None,
+            source_tokens=source.tokens if has_encoder else (),
+            target_tokens=self._labels(ids, target=True),
+            decoder_tokens=self._labels(fed[:seen].tolist(), target=True),
         )
 
     def explain(self, given: Input, **options: Any) -> list[Step]:
         """How each target token came about: scores, weights, context, attentional state, the five likeliest tokens.
 
-        The end token is the last step, where the output has one.
+        The end token is the last step, where the output has one. A decoder-only model attends to the prompt and to what
+        it has written so far: a step's `source_tokens` are those.
         """
         resolved = self._options({**options, "num_return_sequences": 1})
-        source, prompt = self._source(given), self._prompt(resolved)
+        source = self._source(given)
+        (prompt,) = self._prompts([source], resolved)
         with self._session() as session:
-            session.encode([source.ids])
+            self._begin(session, [source])
             best = generate(session, [prompt], resolved)[0][0]
         ids = best.token_ids + ([] if best.end_token is None else [best.end_token])
         inputs = np.concatenate([prompt, np.array(ids[:-1], np.int32)])
-        _, (result,) = self._forced(
-            [source], [inputs], Select(k=min(5, self._architecture.vocabulary), log_probs=True), True
-        )
-        weights = [record.weights for record in result.attention if record.kind == "cross"][-1].mean(axis=1)
+        _, result = self._replayed(source, inputs, Select(k=min(5, self._architecture.vocabulary), log_probs=True))
+        kind = "cross" if self._architecture.has_encoder else "self"
+        weights = [record.weights for record in result.attention if record.kind == kind][-1].mean(axis=1)
         with np.errstate(divide="ignore"):
             scores = result.taps.get("scores", np.log(weights))
-        state = result.taps["attentional_state" if "attentional_state" in result.taps else "decoder_state"]
+        state = next(result.taps[name] for name in _STATES if name in result.taps)
         labels = self._labels(ids, target=True)
+        seen = [source.tokens] * len(ids)
+        if kind == "self":
+            seen = [source.tokens + labels[:t] for t in range(len(ids))]
         return [
             Step(
                 token=labels[t],
                 token_id=ids[t],
-                source_tokens=source.tokens,
-                scores=scores[t],
-                weights=weights[t],
+                source_tokens=seen[t],
+                scores=scores[t, : len(seen[t])],
+                weights=weights[t, : len(seen[t])],
                 context=result.taps["context"][t],
                 attentional_state=state[t],
                 top=list(
@@ -401,15 +464,20 @@ class Model:
         """Teacher-forced logits, float32 [batch, target, vocabulary].
 
         input_ids, decoder_input_ids: integers [batch, length], or lists of different lengths; rows past a shorter target are
-        zero. decoder_input_ids: default the start token alone. attention_mask: [batch, source] of 1 and, after them, 0 for
-        padding in input_ids. Raises InputError for ids the model cannot take.
+        zero. decoder_input_ids: default the start token alone; a decoder-only model takes input_ids only, which are its
+        target. attention_mask: [batch, source] of 1 and, after them, 0 for padding in input_ids. Raises InputError for ids
+        the model cannot take.
         """
         _, listed = _listed(input_ids)
         if attention_mask is not None:
             listed = _unpadded(listed, attention_mask)
         sources = [self._source(_token_ids(row, "input_ids")) for row in listed]
-        if decoder_input_ids is None:
-            targets = [self._prompt(self._options({}))] * len(sources)
+        if not self._architecture.has_encoder:
+            if decoder_input_ids is not None:
+                raise InputError(f"decoder_input_ids: {self.name} has no encoder, expected input_ids alone")
+            targets = [source.ids for source in sources]
+        elif decoder_input_ids is None:
+            targets = [self._start(self._options({}))] * len(sources)
         else:
             targets = [_token_ids(row, "decoder_input_ids") for row in _listed(decoder_input_ids)[1]]
         if len(targets) != len(sources):
@@ -428,7 +496,8 @@ class Model:
         many.
 
         targets: strings (their end token is scored too) or token ids, taken as they are. The sum is the log-probability of
-        the whole target.
+        the whole target. For a decoder-only model a target is what follows the prompt: a string's tokens are those that
+        prompt and target together have behind those of the prompt, and no end token is added.
         """
         many, listed = _listed(inputs)
         _, wanted = _listed(targets)
@@ -436,33 +505,73 @@ class Model:
             raise InputError(f"targets: found {len(wanted)}, expected {len(listed)} as in inputs")
         if not listed:
             return []
-        sources, ids = [self._source(given) for given in listed], [self._target(given) for given in wanted]
-        prompt = self._prompt(self._options({}))
-        fed = [np.concatenate([prompt, target[:-1]]) for target in ids]
-        _, results = self._forced(sources, fed, Select(logits=True, log_probs=True), capture=False)
-        scores = []
-        for target, result in zip(ids, results, strict=True):
-            assert result.logits is not None
-            scores.append(result.logits[np.arange(len(target)), target])
+        sources = [self._source(given) for given in listed]
+        ids = [
+            self._target(target, given, source) for target, given, source in zip(wanted, listed, sources, strict=True)
+        ]
+        results = self._teach(sources, ids) if self._architecture.has_encoder else self._follow(sources, ids)
+        scores = [rows[np.arange(len(target)), target] for rows, target in zip(results, ids, strict=True)]
         return scores if many else scores[0]
 
+    def _teach(self, sources: Sequence[Source], targets: Sequence[IntArray]) -> list[FloatArray]:
+        """Log-probabilities [target, V] of every token where those of the targets stand."""
+        start = self._start(self._options({}))
+        fed = [np.concatenate([start, target[:-1]]) for target in targets]
+        _, results = self._forced(sources, fed, _LOG_PROBS, capture=False)
+        return [_rows(result) for result in results]
+
+    def _follow(self, sources: Sequence[Source], targets: Sequence[IntArray]) -> list[FloatArray]:
+        """The same behind prompts, whose own tokens are not scored."""
+        limit = self._architecture.max_source
+        for source, target in zip(sources, targets, strict=True):
+            if limit and (length := len(source.ids) + len(target) - 1) > limit:
+                raise InputError(f"prompt and target are too long: {length} tokens to feed, the limit is {limit}")
+        longer = [i for i, target in enumerate(targets) if len(target) > 1]
+        with self._session() as session:
+            self._begin(session, sources)
+            first = _rows(session.step([source.ids for source in sources], _LOG_PROBS))
+            parts = [[row[None]] for row in first]
+            if longer:
+                session.reorder(np.array(longer, np.int32))
+                results = forced(session, [targets[i][:-1] for i in longer], _LOG_PROBS, sequential=False)
+                for i, result in zip(longer, results, strict=True):
+                    parts[i].append(_rows(result))
+        return [np.concatenate(rows) for rows in parts]
+
     def encode(self, inputs: Any) -> Any:
-        """The encoder's last hidden states: float32 [source, C] for one input, a list of them for many."""
+        """The last hidden states, of the encoder where there is one: float32 [source, C] for one input, a list of them for
+        many."""
         many, listed = _listed(inputs)
-        states = []
-        for given in listed:
-            with self._session(capture=True) as session:
-                states.append(session.encode([self._source(given).ids]).taps["last_hidden_state"])
+        states = [self._states(self._source(given).ids) for given in listed]
         return states if many else states[0]
 
+    def _states(self, ids: IntArray) -> FloatArray:
+        with self._session(capture=True) as session:
+            if self._architecture.has_encoder:
+                return session.encode([ids]).taps["last_hidden_state"]
+            session.start(1)  # in pieces: the attention recorded on the way grows with the rows of a step
+            pieces = [session.step([ids[i : i + _CHUNK]]) for i in range(0, len(ids), _CHUNK)]
+            return np.concatenate([piece.taps["last_hidden_state"] for piece in pieces])
+
     def embed(self, texts: Any) -> FloatArray:
-        """Sentence vectors: the mean of the encoder's last hidden states, of length 1; float32 [C], or [texts, C] for many."""
+        """Sentence vectors: the mean of the last hidden states (see `encode`), scaled to length 1; float32 [C], or [texts, C]
+        for many."""
         many, listed = _listed(texts)
         if not listed:
             return np.zeros((0, 0), np.float32)
         means = np.stack([state.mean(axis=0, dtype=np.float64) for state in self.encode(listed)])
         vectors = (means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)).astype(np.float32)
         return vectors if many else np.asarray(vectors[0])
+
+
+_LOG_PROBS = Select(logits=True, log_probs=True)
+_STATES = ("attentional_state", "decoder_state", "last_hidden_state")  # what the output is computed from, by family
+_CHUNK = 64  # tokens fed at a time where attention weights are recorded on the way
+
+
+def _rows(result: StepResult) -> FloatArray:
+    assert result.logits is not None
+    return result.logits
 
 
 def _stacked(result: StepResult, kind: str, rows: int, columns: int | None = None) -> FloatArray | None:

@@ -16,6 +16,7 @@ from fastattn.models.architecture import Architecture
 FAMILIES = {
     "rnn_attention": "fastattn.models.rnn_attention",
     "marian": "fastattn.models.marian",
+    "gpt2": "fastattn.models.gpt2",
 }
 
 __all__ = ["FAMILIES", "Architecture", "build"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,11 @@ class Architecture:
     max_source: int = 0
     max_target: int = 0
 
+    @property
+    def has_encoder(self) -> bool:
+        """False for decoder-only models."""
+        return "encoder" in self.graphs
+
 
 class Fields:
     """Reads a config.json: a missing or wrong entry is a LoadError naming the key, what was found and what was expected."""
@@ -54,6 +60,13 @@ class Fields:
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             raise LoadError(f"config.json: {key!r} is {value!r}, expected an integer from {least} to {most}")
         return value
+
+    def number(self, key: str, default: float | None = None, above: float = -math.inf) -> float:
+        value = self._found(key, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not above < value < math.inf:
+            bound = "" if above == -math.inf else f" above {above:g}"
+            raise LoadError(f"config.json: {key!r} is {value!r}, expected a finite number{bound}")
+        return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
         value = self._found(key, default)

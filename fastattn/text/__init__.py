@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fastattn.text.codec import Encoded, TextCodec, TextStream
+from fastattn.text.codec import Encoded, PromptCodec, TextCodec, TextStream
 from fastattn.text.huggingface import HuggingFaceCodec
 from fastattn.text.marian import MarianCodec
 
-__all__ = ["FORMATS", "Encoded", "TextCodec", "TextStream", "load_tokenizer"]
+__all__ = ["FORMATS", "Encoded", "PromptCodec", "TextCodec", "TextStream", "load_prompt_tokenizer", "load_tokenizer"]
 
 # The files that must stand in the folder, and what reads them; the first complete row wins.
 FORMATS: list[tuple[tuple[str, ...], Callable[[Path, Mapping[str, Any]], TextCodec]]] = [
@@ -34,6 +34,21 @@ def load_tokenizer(folder: Path, config: Mapping[str, Any]) -> TextCodec | None:
         True
     """
     for files, load in FORMATS:
+        if all((folder / name).is_file() for name in files):
+            return load(folder, config)
+    return None
+
+
+# The same for models that continue a prompt.
+PROMPT_FORMATS: list[tuple[tuple[str, ...], Callable[[Path, Mapping[str, Any]], PromptCodec]]] = [
+    (("tokenizer.json",), HuggingFaceCodec.load_for_prompts),
+    (("vocab.json", "merges.txt"), HuggingFaceCodec.load_for_prompts),
+]
+
+
+def load_prompt_tokenizer(folder: Path, config: Mapping[str, Any]) -> PromptCodec | None:
+    """`load_tokenizer` for decoder-only models: prompts get the special tokens that transformers gives them."""
+    for files, load in PROMPT_FORMATS:
         if all((folder / name).is_file() for name in files):
             return load(folder, config)
     return None

@@ -41,6 +41,24 @@ class TextCodec(Protocol):
         """A fresh incremental decoder for one sequence of target ids."""
 
 
+class PromptCodec(TextCodec, Protocol):
+    """A `TextCodec` for models that continue a text: one vocabulary, and no end token unless the tokenizer's files say so."""
+
+    def encode_prompt(self, text: str, limit: int | None = None) -> Encoded:
+        """The ids of a prompt with the special tokens that the tokenizer's files put around it; white space alone is text
+        too. InputError if nothing is left or it is longer than `limit` tokens."""
+
+    def encode_continuation(self, prompt: str, text: str) -> list[int]:
+        """The ids of `text` behind `prompt`: those both together have beyond the prompt's. Where a token would span both,
+        the text is encoded alone, without special tokens."""
+
+    def decode_continuation(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
+        """What `ids` add to the text of `prompt`, the space before a word included; without special tokens."""
+
+    def stream_continuation(self, prompt: Sequence[int]) -> TextStream:
+        """A fresh incremental decoder for ids that continue `prompt`: its pieces add up to `decode_continuation`."""
+
+
 class TextStream:
     """Decodes ids one at a time: `"".join(stream.put(i) for i in ids) + stream.end() == codec.decode(ids)`.
 
@@ -85,10 +103,15 @@ class TextStream:
 
 def check_text(text: str) -> str:
     """The text itself, or InputError where there is nothing in it to encode."""
+    if isinstance(text, str) and not text.strip():
+        raise InputError("the text is empty" if not text else "the text holds only white space")
+    return check_unicode(text)
+
+
+def check_unicode(text: str) -> str:
+    """The text itself, or InputError where it is none."""
     if not isinstance(text, str):
         raise InputError(f"text must be str, found {type(text).__name__}")
-    if not text.strip():
-        raise InputError("the text is empty" if not text else "the text holds only white space")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -1,7 +1,10 @@
-"""tokenizer.json, the format of Hugging Face `tokenizers`; target_tokenizer.json where the target has its own."""
+"""tokenizer.json, the format of Hugging Face `tokenizers`; target_tokenizer.json where the target has its own; and
+vocab.json with merges.txt, what GPT-2 came with."""
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +17,9 @@ from fastattn.text.codec import (
     TextStream,
     check_length,
     check_text,
+    check_unicode,
     check_vocabulary,
     clean_up_spaces,
-    read_json,
     read_settings,
 )
 
@@ -24,8 +27,11 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
 
+CONTEXT = 16  # tokens of a prompt that can bear on how those behind it are written: a character has at most four bytes
+
+
 class HuggingFaceCodec:
-    """A `TextCodec` over one tokenizer.json, or over two where source and target differ."""
+    """A `PromptCodec` over one tokenizer.json, or a `TextCodec` over two where source and target differ."""
 
     def __init__(self, source: Vocabulary, target: Vocabulary, clean_up: bool = False) -> None:
         self.source = source
@@ -35,15 +41,32 @@ class HuggingFaceCodec:
     @classmethod
     def load(cls, folder: Path, config: Mapping[str, Any]) -> HuggingFaceCodec:
         """Reads tokenizer.json and, where they exist, target_tokenizer.json and tokenizer_config.json."""
-        source = Vocabulary(folder / "tokenizer.json")
+        source = Vocabulary.read(folder / "tokenizer.json")
         own = folder / "target_tokenizer.json"
-        target = Vocabulary(own) if own.is_file() else source
+        target = Vocabulary.read(own) if own.is_file() else source
         shared = ("vocab_size",)
         check_vocabulary(source.file, source.largest, config, ("source_vocab_size", "encoder_vocab_size", *shared))
         check_vocabulary(
             target.file, target.largest, config, ("target_vocab_size", "tgt_vocab_size", "decoder_vocab_size", *shared)
         )
         return cls(source, target, bool(read_settings(folder).get("clean_up_tokenization_spaces", False)))
+
+    @classmethod
+    def load_for_prompts(cls, folder: Path, config: Mapping[str, Any]) -> HuggingFaceCodec:
+        """Reads tokenizer.json, with what transformers changes in it by tokenizer_config.json, or vocab.json and merges.txt."""
+        from fastattn.text import prompts
+
+        settings = read_settings(folder)
+        file = folder / "tokenizer.json"
+        if file.is_file():
+            tokenizer = open_tokenizer(file)
+            prompts.adapt(tokenizer, file, settings)
+        else:
+            file = folder / "vocab.json"
+            tokenizer = prompts.byte_level(folder, settings)
+        only = Vocabulary(file, tokenizer)
+        check_vocabulary(file, only.largest, config, ("vocab_size",))
+        return cls(only, only, bool(settings.get("clean_up_tokenization_spaces", False)))
 
     def encode(self, text: str, limit: int | None = None) -> Encoded:
         """See `TextCodec.encode`."""
@@ -71,14 +94,51 @@ class HuggingFaceCodec:
         """See `TextCodec.stream`."""
         return TextStream(self.decode, lag=3 if self._clean_up else 0)
 
+    def encode_prompt(self, text: str, limit: int | None = None) -> Encoded:
+        """See `PromptCodec.encode_prompt`."""
+        encoding = self.source.encode(check_unicode(text))
+        if not encoding.ids:
+            raise InputError("the prompt is empty: it has no tokens, and the tokenizer puts none before it")
+        check_length(encoding.ids, limit)
+        return Encoded(list(encoding.ids), self.source.unknown_words(text, encoding))
+
+    def encode_continuation(self, prompt: str, text: str) -> list[int]:
+        """See `PromptCodec.encode_continuation`."""
+        before = list(self.source.encode(check_unicode(prompt)).ids)
+        both = list(self.source.encode(prompt + check_unicode(text)).ids)
+        if both[: len(before)] == before and len(both) > len(before):
+            return both[len(before) :]
+        alone = list(self.source.encode(text, special=False).ids)
+        check_length(alone, None)
+        return alone
+
+    def decode_continuation(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
+        """See `PromptCodec.decode_continuation`."""
+        return self._continued(self._context(prompt), ids)
+
+    def stream_continuation(self, prompt: Sequence[int]) -> TextStream:
+        """See `PromptCodec.stream_continuation`."""
+        context = self._context(prompt)
+        return TextStream(lambda ids: self._continued(context, ids), lag=3 if self._clean_up else 0)
+
+    def _context(self, prompt: Sequence[int]) -> list[int]:
+        """The end of a prompt, without special tokens."""
+        shown = (int(i) for i in reversed(prompt) if i not in self.target.special)
+        return list(itertools.islice(shown, CONTEXT))[::-1]
+
+    def _continued(self, context: list[int], ids: Sequence[int]) -> str:
+        before = self.target.decode(context, skip_special=True).rstrip(REPLACEMENT)
+        text = self.target.decode([*context, *ids], skip_special=True)[len(before) :]
+        return clean_up_spaces(text) if self._clean_up else text
+
 
 class Vocabulary:
-    """One tokenizer.json: its ids, which of them are special, and how its pieces look."""
+    """One tokenizer: its ids, which of them are special, and how its pieces look. file: where it came from."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, tokenizer: Tokenizer) -> None:
         self.file = file
-        self._tokenizer = _open(file)
-        description = read_json(file)
+        self._tokenizer = tokenizer
+        description = json.loads(tokenizer.to_str())
         model = description.get("model") or {}
         unknown = model.get("unk_token")
         if unknown is None and model.get("type") == "Unigram" and model.get("unk_id") is not None:
@@ -94,10 +154,16 @@ class Vocabulary:
         self._prefix = str(model.get("continuing_subword_prefix") or "")
         self._suffix = str(model.get("end_of_word_suffix") or "")
 
-    def encode(self, text: str) -> Encoding:
-        """The encoding with its offsets; InputError where the vocabulary has no way to write the text."""
+    @classmethod
+    def read(cls, file: Path) -> Vocabulary:
+        """Reads a tokenizer.json."""
+        return cls(file, open_tokenizer(file))
+
+    def encode(self, text: str, special: bool = True) -> Encoding:
+        """The encoding with its offsets; InputError where the vocabulary has no way to write the text. special: with the
+        special tokens that the file puts around a text."""
         try:
-            return self._tokenizer.encode(text)
+            return self._tokenizer.encode(text, add_special_tokens=special)
         except Exception as error:  # the package raises plain Exception
             raise InputError(f"{self.file}: cannot encode the text: {_one_line(error)}") from None
 
@@ -136,7 +202,8 @@ class Vocabulary:
         return list(dict.fromkeys(word for word in words if word))
 
 
-def _open(file: Path) -> Tokenizer:
+def open_tokenizer(file: Path) -> Tokenizer:
+    """Reads a tokenizer.json; LoadError if it is damaged or the package is missing."""
     try:
         from tokenizers import Tokenizer
     except ImportError:
