@@ -4,7 +4,6 @@ vocab.json with merges.txt, what GPT-2 came with."""
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from fastattn.text.codec import (
     check_unicode,
     check_vocabulary,
     clean_up_spaces,
+    read_json,
     read_settings,
 )
 
@@ -59,12 +59,11 @@ class HuggingFaceCodec:
         settings = read_settings(folder)
         file = folder / "tokenizer.json"
         if file.is_file():
-            tokenizer = open_tokenizer(file)
-            prompts.adapt(tokenizer, file, settings)
+            only = Vocabulary.read(file)
+            prompts.adapt(only, settings)
         else:
             file = folder / "vocab.json"
-            tokenizer = prompts.byte_level(folder, settings)
-        only = Vocabulary(file, tokenizer)
+            only = Vocabulary(file, prompts.byte_level(folder, settings), prompts.BYTE_LEVEL)
         check_vocabulary(file, only.largest, config, ("vocab_size",))
         return cls(only, only, bool(settings.get("clean_up_tokenization_spaces", False)))
 
@@ -133,19 +132,18 @@ class HuggingFaceCodec:
 
 
 class Vocabulary:
-    """One tokenizer: its ids, which of them are special, and how its pieces look. file: where it came from."""
+    """One tokenizer: its ids, which of them are special, and how its pieces look. file: where it came from; description:
+    the contents of its tokenizer.json."""
 
-    def __init__(self, file: Path, tokenizer: Tokenizer) -> None:
-        self.file = file
-        self._tokenizer = tokenizer
-        description = json.loads(tokenizer.to_str())
+    def __init__(self, file: Path, tokenizer: Tokenizer, description: Mapping[str, Any]) -> None:
+        self.file, self.tokenizer, self.description = file, tokenizer, description
         model = description.get("model") or {}
         unknown = model.get("unk_token")
         if unknown is None and model.get("type") == "Unigram" and model.get("unk_id") is not None:
-            unknown = self._tokenizer.id_to_token(model["unk_id"])
-        self.unknown_id: int | None = None if unknown is None else self._tokenizer.token_to_id(str(unknown))
-        self.special = {i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
-        pieces = self._tokenizer.get_vocab(with_added_tokens=True)
+            unknown = self.tokenizer.id_to_token(model["unk_id"])
+        self.unknown_id: int | None = None if unknown is None else self.tokenizer.token_to_id(str(unknown))
+        self.special = {i for i, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
+        pieces = self.tokenizer.get_vocab(with_added_tokens=True)
         self.largest = max(pieces.values(), default=-1)
         self._byte_level = "ByteLevel" in _kinds(description.get("decoder"))
         # BPE without unknown token drops the characters it has no piece for, unless it spells them as bytes.
@@ -157,23 +155,23 @@ class Vocabulary:
     @classmethod
     def read(cls, file: Path) -> Vocabulary:
         """Reads a tokenizer.json."""
-        return cls(file, open_tokenizer(file))
+        return cls(file, _open(file), read_json(file))
 
     def encode(self, text: str, special: bool = True) -> Encoding:
         """The encoding with its offsets; InputError where the vocabulary has no way to write the text. special: with the
         special tokens that the file puts around a text."""
         try:
-            return self._tokenizer.encode(text, add_special_tokens=special)
+            return self.tokenizer.encode(text, add_special_tokens=special)
         except Exception as error:  # the package raises plain Exception
             raise InputError(f"{self.file}: cannot encode the text: {_one_line(error)}") from None
 
     def decode(self, ids: Sequence[int], skip_special: bool) -> str:
         """The text of ids, as the file's decoder joins them."""
-        return str(self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special))
+        return str(self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special))
 
     def label(self, token_id: int) -> str:
         """The piece without the marks its scheme puts around it; special tokens and unprintable pieces as they are."""
-        raw = self._tokenizer.id_to_token(token_id)
+        raw = self.tokenizer.id_to_token(token_id)
         if raw is None:
             return f"<{token_id}>"
         if token_id in self.special or token_id == self.unknown_id:
@@ -190,7 +188,7 @@ class Vocabulary:
     def unknown_words(self, text: str, encoding: Encoding) -> list[str]:
         """The words of `text` that hold an unknown token, or a character that the vocabulary drops."""
         if self._letters is not None:
-            normalizer = self._tokenizer.normalizer
+            normalizer = self.tokenizer.normalizer
             plain = {word: normalizer.normalize_str(word) if normalizer else word for word in text.split()}
             return [word for word, letters in plain.items() if not self._letters.issuperset(letters)]
         spans = [
@@ -202,8 +200,7 @@ class Vocabulary:
         return list(dict.fromkeys(word for word in words if word))
 
 
-def open_tokenizer(file: Path) -> Tokenizer:
-    """Reads a tokenizer.json; LoadError if it is damaged or the package is missing."""
+def _open(file: Path) -> Tokenizer:
     try:
         from tokenizers import Tokenizer
     except ImportError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +12,18 @@ from fastattn.text.codec import read_json
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from fastattn.text.huggingface import Vocabulary
+
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's only special token
+BYTE_LEVEL = {
+    "model": {"type": "BPE"},
+    "decoder": {"type": "ByteLevel"},
+}  # what `byte_level` makes, as a tokenizer.json
 _NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
 _LLAMA = ("LlamaTokenizer", "LlamaTokenizerFast")
 
 
-def adapt(tokenizer: Tokenizer, file: Path, settings: Mapping[str, Any]) -> None:
+def adapt(vocabulary: Vocabulary, settings: Mapping[str, Any]) -> None:
     """What transformers changes in a tokenizer.json by tokenizer_config.json when it loads it.
 
     The class of LLaMA's tokenizers writes its own post-processor: bos before a text unless `add_bos_token` is false, eos
@@ -27,14 +32,14 @@ def adapt(tokenizer: Tokenizer, file: Path, settings: Mapping[str, Any]) -> None
     """
     from tokenizers import pre_tokenizers
 
+    file, tokenizer = vocabulary.file, vocabulary.tokenizer
     if settings.get("tokenizer_class") in _LLAMA:
         wanted = {"bos": settings.get("add_bos_token", True), "eos": settings.get("add_eos_token", False)}
         _surround(tokenizer, file, {name: _content(settings.get(f"{name}_token")) for name in wanted if wanted[name]})
-    described = json.loads(tokenizer.to_str())["pre_tokenizer"] or {}
-    space = bool(settings.get("add_prefix_space", False))
-    if described.get("type") == "ByteLevel" and described["add_prefix_space"] != space:
+    described = vocabulary.description.get("pre_tokenizer") or {}
+    if described.get("type") == "ByteLevel":
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
-            add_prefix_space=space, trim_offsets=described["trim_offsets"], use_regex=described.get("use_regex", True)
+            add_prefix_space=bool(settings.get("add_prefix_space", False)), use_regex=described.get("use_regex", True)
         )
 
 
