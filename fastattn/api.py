@@ -364,16 +364,16 @@ class Model:
         if self.backend != "native":
             raise OptionError(f"backend: found {self.backend!r}, expected 'native': only its ops are timed")
         if inputs is None:
-            inputs = np.arange(1, 33) % self._architecture.source_vocabulary
+            inputs = np.arange(1, 33) % (self._architecture.source_vocabulary or self._architecture.vocabulary)
         resolved = self._options({"num_beams": 1, "max_new_tokens": 32, **options})
         sources = [self._source(given) for given in _listed(inputs)[1]]
-        prompts = [self._prompt(resolved)] * len(sources)
+        prompts = self._prompts(sources, resolved)
         with self._session() as session:
             assert isinstance(session, NativeSession)
             for timed in (False, True):  # once to warm up
                 session.profile(timed)
                 begin = time.perf_counter()
-                session.encode([source.ids for source in sources])
+                self._begin(session, sources)
                 generate(session, prompts, resolved)
                 seconds = time.perf_counter() - begin
             profile = collect(session, seconds, self.num_threads)

@@ -273,3 +273,10 @@ def write_safetensors(file: Path, tensors: dict[str, np.ndarray]) -> None:
     text = json.dumps(header).encode()
     parts = [len(text).to_bytes(8, "little"), text, *(array.tobytes() for array in tensors.values())]
     file.write_bytes(b"".join(parts))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_profile_names_the_ops(name: str) -> None:
+    assert "attention" in str(load(name).profile(PROMPTS[:3], max_new_tokens=4)) and "attention" in str(
+        load(name).profile(max_new_tokens=2)
+    )
