@@ -215,7 +215,7 @@ class Model:
         facts = {"decoder_vocab_size": architecture.vocabulary, "is_encoder_decoder": architecture.has_encoder}
         positions: dict[str, int | None] = dict.fromkeys(("n_positions", "max_target_positions"))
         positions["max_position_embeddings"] = architecture.max_target or None
-        config = {**self.config, **facts, **positions}
+        config = {**architecture.defaults, **self.config, **facts, **positions}
         return GenerationOptions.resolve(config, self.checkpoint.generation_config, **overrides)
 
     def _prompts(self, sources: Sequence[Source], options: GenerationOptions) -> list[IntArray]:

@@ -89,6 +89,16 @@ class LayerNorm(Module):
         return apply("layer_norm", [x], {"weight": self.weight, "bias": self.bias}, eps=self._eps)[0]
 
 
+class RMSNorm(Module):
+    """Zhang and Sennrich 2019: x / sqrt(mean(x²) + eps) * weight over the columns."""
+
+    def __init__(self, width: int, eps: float = 1e-6) -> None:
+        self.weight, self._eps = Parameter(width), eps
+
+    def __call__(self, x: Value) -> Value:
+        return apply("rms_norm", [x], {"weight": self.weight}, eps=self._eps)[0]
+
+
 _GATES = {"gru": 3, "lstm": 4}
 
 

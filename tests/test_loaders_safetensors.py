@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkpoints import entry, packed, write_safetensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,29 +18,6 @@ from fastattn.loaders import Checkpoint, describe, open_checkpoint
 from fastattn.loaders.safetensors import ELEMENT_TYPES, read_safetensors
 from fastattn.packing import as_float32
 from fastattn.weights import bind_weights
-
-
-def packed(header: Any, data: bytes = b"", length: int | None = None) -> bytes:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return (len(text) if length is None else length).to_bytes(8, "little") + text + data
-
-
-def entry(dtype: str, shape: list[Any], begin: Any, end: Any) -> dict[str, Any]:
-    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
-
-
-def write(path: Path, arrays: dict[str, np.ndarray], bfloat16: tuple[str, ...] = ()) -> Path:
-    """A well-formed file; uint16 arrays named in `bfloat16` are its bits."""
-    names = {np.dtype(t): name for name, t in ELEMENT_TYPES.items() if name != "BF16"}
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    at = 0
-    for name, array in arrays.items():
-        dtype = "BF16" if name in bfloat16 else names[array.dtype]
-        header[name] = entry(dtype, list(array.shape), at, at + array.nbytes)
-        at += array.nbytes
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(packed(header, b"".join(a.tobytes() for a in arrays.values())))
-    return path
 
 
 def refused(path: Path, message: str) -> None:
@@ -57,7 +35,7 @@ def test_every_type_comes_back(tmp_path: Path) -> None:
     arrays = {name: rng.integers(0, 2, (3, 5)).astype(t) for name, t in ELEMENT_TYPES.items() if name != "BF16"}
     arrays |= {"scalar": np.array(3.0, np.float32), "empty": np.zeros((0, 4), np.float32)}
     arrays["BF16"] = np.array([[0x3F80, 0xC000]], np.uint16)
-    found = open_checkpoint(write(tmp_path / "model.safetensors", arrays, ("BF16",))).tensors
+    found = open_checkpoint(write_safetensors(tmp_path / "model.safetensors", arrays, ("BF16",))).tensors
     for name, array in arrays.items():
         if name != "BF16":
             assert found[name].shape == array.shape and (found[name] == array).all()
@@ -72,7 +50,7 @@ def test_it_equals_the_safetensors_package(tmp_path: Path) -> None:
     found = read_safetensors(tmp_path / "model.safetensors")
     assert found.metadata == {"format": "np"}
     assert all((found.tensors[name].read() == array).all() for name, array in arrays.items())
-    ours = write(tmp_path / "ours.safetensors", arrays)
+    ours = write_safetensors(tmp_path / "ours.safetensors", arrays)
     assert all((array == arrays[name]).all() for name, array in theirs.load_file(ours).items())
 
 
@@ -80,7 +58,7 @@ def test_nothing_is_copied_and_16_bits_stay_16_bits(tmp_path: Path) -> None:
     bits = np.arange(0x3F80, 0x3F86, dtype=np.uint16).reshape(2, 3)
     arrays = {"a": bits, "b": np.arange(6, dtype=np.float16).reshape(2, 3), "c": np.arange(6, dtype=np.float32)}
     arrays["d"] = np.arange(6, dtype=np.float64)
-    checkpoint = open_checkpoint(write(tmp_path / "model.safetensors", arrays, ("a",)))
+    checkpoint = open_checkpoint(write_safetensors(tmp_path / "model.safetensors", arrays, ("a",)))
     bound = bind_weights({n: a.shape for n, a in arrays.items()}, checkpoint)
     for name in "abc":
         raw = bound[name]
@@ -97,7 +75,7 @@ def test_odd_offsets_are_read(tmp_path: Path) -> None:
         "c": np.arange(4, dtype=np.float16),
     }
     arrays["d"] = np.arange(0x3F80, 0x3F84, dtype=np.uint16)
-    checkpoint = open_checkpoint(write(tmp_path / "model.safetensors", arrays, ("d",)))
+    checkpoint = open_checkpoint(write_safetensors(tmp_path / "model.safetensors", arrays, ("d",)))
     bound = bind_weights({"b": (4,), "c": (4,), "d": (4,)}, checkpoint)
     for name in "bcd":
         found = as_float32(bound[name])
@@ -105,8 +83,12 @@ def test_odd_offsets_are_read(tmp_path: Path) -> None:
 
 
 def sharded(folder: Path) -> Path:
-    write(folder / "model-00001-of-00002.safetensors", {"a": np.ones(2, np.float32), "both": np.ones(1, np.float32)})
-    write(folder / "model-00002-of-00002.safetensors", {"b": np.ones(3, np.float32), "both": np.zeros(1, np.float32)})
+    write_safetensors(
+        folder / "model-00001-of-00002.safetensors", {"a": np.ones(2, np.float32), "both": np.ones(1, np.float32)}
+    )
+    write_safetensors(
+        folder / "model-00002-of-00002.safetensors", {"b": np.ones(3, np.float32), "both": np.zeros(1, np.float32)}
+    )
     files = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     files["both"] = files["b"]
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
@@ -133,15 +115,15 @@ def test_the_layout_of_the_hubs_cache_is_read(tmp_path: Path) -> None:
 
 
 def test_safetensors_come_before_onnx(tmp_path: Path) -> None:
-    write(tmp_path / "model.safetensors", {"a": np.ones(2, np.float32)})
+    write_safetensors(tmp_path / "model.safetensors", {"a": np.ones(2, np.float32)})
     (tmp_path / "model.onnx").write_bytes(b"not read")
     assert open_checkpoint(tmp_path).format == "safetensors"
 
 
 def test_which_file_is_not_guessed(tmp_path: Path) -> None:
-    write(tmp_path / "one.safetensors", {"a": np.ones(2, np.float32)})
+    write_safetensors(tmp_path / "one.safetensors", {"a": np.ones(2, np.float32)})
     assert set(open_checkpoint(tmp_path).tensors) == {"a"}
-    write(tmp_path / "two.safetensors", {"a": np.ones(2, np.float32)})
+    write_safetensors(tmp_path / "two.safetensors", {"a": np.ones(2, np.float32)})
     refused(tmp_path, "which of one.safetensors, two.safetensors is the model?")
 
 
@@ -241,8 +223,8 @@ def test_damage_anywhere_is_a_load_error_or_harmless(
 )
 def test_hostile_indexes(tmp_path: Path, weight_map: Any, message: str) -> None:
     folder = tmp_path / "model"
-    write(folder / "x.safetensors", {"a": np.ones(2, np.float32)})
-    write(tmp_path / "secret.safetensors", {"a": np.ones(2, np.float32)})
+    write_safetensors(folder / "x.safetensors", {"a": np.ones(2, np.float32)})
+    write_safetensors(tmp_path / "secret.safetensors", {"a": np.ones(2, np.float32)})
     (folder / "loop.safetensors").symlink_to(folder / "loop.safetensors")
     (folder / "folder.safetensors").mkdir()
     os.mkfifo(folder / "pipe.safetensors")

@@ -17,6 +17,9 @@ FAMILIES = {
     "rnn_attention": "fastattn.models.rnn_attention",
     "marian": "fastattn.models.marian",
     "gpt2": "fastattn.models.gpt2",
+    "mt5": "fastattn.models.t5",
+    "t5": "fastattn.models.t5",
+    "umt5": "fastattn.models.t5",
 }
 
 __all__ = ["FAMILIES", "Architecture", "build"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ class Architecture:
     rename: (regex, replacement) for names that vary; optional: tensors `prepare` can do without; ignore: regexes of tensors
     that are no weights; prepare: last touches to the bound tensors. They come as the file holds them (float32, float16, or
     bfloat16 as `BFloat16Array`): views and slices cost nothing, arithmetic makes a copy. max_source, max_target: longest
-    input and output in tokens, 0 = unlimited.
+    input and output in tokens, 0 = unlimited. defaults: special tokens where config.json does not name them.
     """
 
     family: str
@@ -36,6 +36,7 @@ class Architecture:
     source_vocabulary: int = 0
     max_source: int = 0
     max_target: int = 0
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def has_encoder(self) -> bool:

@@ -20,6 +20,8 @@ from fastattn.models.architecture import Architecture, Fields, Weights
 from fastattn.nn import Embedding, LayerNorm, Linear, Module, Parameter, PositionEmbedding
 
 ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "silu": "silu", "swish": "silu", "tanh": "tanh"}
+# the special tokens of transformers' MarianConfig, for a config.json that does not say
+DEFAULTS = {"pad_token_id": 58100, "eos_token_id": 0, "decoder_start_token_id": 58100, "forced_eos_token_id": 0}
 
 
 @dataclass(frozen=True)
@@ -211,4 +213,5 @@ def build(config: Mapping[str, Any]) -> Architecture:
         source_vocabulary=c.source_vocabulary,
         max_source=c.positions,
         max_target=c.positions,
+        defaults=DEFAULTS,
     )

@@ -1,5 +1,5 @@
-"""Makes the golden files of this folder: a tiny Marian exported by optimum, tiny recurrent translators exported by
-torch.onnx.export, and what PyTorch and Hugging Face transformers compute with them.
+"""Makes the golden files of this folder: a tiny Marian exported by optimum and as transformers saves it, tiny recurrent
+translators exported by torch.onnx.export, and what PyTorch and Hugging Face transformers compute with them.
 
     python tests/golden/models/make.py
 
@@ -90,6 +90,8 @@ def make_marian() -> None:
     with tempfile.TemporaryDirectory() as saved, tempfile.TemporaryDirectory() as out:
         model.save_pretrained(saved)
         main_export(saved, out, task="text2text-generation-with-past", do_validation=False)
+        shutil.rmtree(HERE / "marian-safetensors", ignore_errors=True)
+        shutil.copytree(saved, HERE / "marian-safetensors")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         for name in ("config.json", "generation_config.json", "encoder_model.onnx", "decoder_model_merged.onnx"):
