@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import plots
 import roofline
+from peers_harness import page as peers_page
 
 import fastattn
 
@@ -46,7 +47,11 @@ def main() -> None:
     (DOCS / "img").mkdir(exist_ok=True)
     plots.speedups(data, DOCS / "img" / "speedup.svg")
     plots.roof(data, DOCS / "img" / "roofline.svg")
-    (DOCS / "performance.md").write_text("\n".join(page(data)) + "\n", encoding="utf-8")
+    path = DOCS / "performance.md"
+    peers = peers_page.kept(path)  # written by peers.py, between marks
+    path.write_text("\n".join(page(data)) + "\n", encoding="utf-8")
+    if peers:
+        peers_page.replace(path, peers)
 
 
 def run_all() -> list[Result]:

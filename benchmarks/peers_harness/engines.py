@@ -1,0 +1,194 @@
+"""One class per engine: loads a model, generates, gives log-probabilities. Each is imported only in its own process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from peers_harness import models
+from peers_harness.models import Ids
+
+
+class Unsupported(Exception):
+    """This engine does not run this model in this type; the text says why."""
+
+
+class FastAttn:
+    """Ours, and its NumPy reference. Loads a converted folder where there is one, else safetensors, else ONNX."""
+
+    def __init__(self, root: Path, model: str, dtype: str, threads: int, backend: str = "native") -> None:
+        import fastattn
+        from fastattn import api
+
+        if dtype not in api.COMPUTE_TYPES:
+            raise Unsupported(f"compute_type {dtype} is not in {', '.join(api.COMPUTE_TYPES)}")
+        self.shape = models.SHAPES[model]
+        fastattn.set_num_threads(threads)
+        faults = []
+        for form in (f"fastattn-{dtype}", "hf", "onnx"):
+            folder = root / model / form
+            if not folder.exists():
+                continue
+            try:
+                self.model = fastattn.load(folder, compute_type=dtype, num_threads=threads, backend=backend)
+                self.loaded_from = form
+                return
+            except fastattn.LoadError as error:
+                faults.append(f"{form}: {error}")
+        raise Unsupported("; ".join(faults) or f"nothing in {root / model}")
+
+    def generate(self, rows: Ids, beams: int, new: int) -> Ids:
+        options = {"num_beams": beams, "max_new_tokens": new, "min_new_tokens": new}
+        return [g.token_ids for g in self.model.generate(rows, batch_size=len(rows), **options)]
+
+    def log_probs(self, rows: Ids, targets: Ids) -> list[list[float]]:
+        """[row][token]: of the targets' tokens, teacher-forced."""
+        if self.shape.kind == "seq2seq":
+            return [[float(x) for x in scores] for scores in self.model.score(rows, targets)]
+        fed = [row + target[:-1] for row, target in zip(rows, targets, strict=True)]
+        logits = self.model.logits(np.array(fed, np.int32))
+        return _picked(logits[:, len(rows[0]) - 1 :], targets)
+
+
+class NumPy(FastAttn):
+    """The reference backend: plain NumPy."""
+
+    def __init__(self, root: Path, model: str, dtype: str, threads: int) -> None:
+        super().__init__(root, model, dtype, threads, backend="reference")
+
+
+def _picked(logits: Any, targets: Ids) -> list[list[float]]:
+    """Log-softmax of logits [B, T, V] at the targets, in float64."""
+    rows = np.asarray(logits, np.float64)
+    top = rows.max(axis=-1, keepdims=True)
+    normal = rows - top - np.log(np.exp(rows - top).sum(axis=-1, keepdims=True))
+    return [[float(normal[b, t, token]) for t, token in enumerate(row)] for b, row in enumerate(targets)]
+
+
+class HuggingFace:
+    """What PyTorch and ONNX Runtime share: both are driven by transformers' generate."""
+
+    model: Any
+    shape: models.Shape
+
+    def generate(self, rows: Ids, beams: int, new: int) -> Ids:
+        import torch
+
+        ids = torch.tensor(rows)
+        options = {"num_beams": beams, "do_sample": False, "max_new_tokens": new, "min_new_tokens": new}
+        pad = self.model.generation_config.pad_token_id
+        options["pad_token_id"] = self.shape.eos if pad is None else pad
+        with torch.inference_mode():
+            out = self.model.generate(ids, attention_mask=torch.ones_like(ids), **options).tolist()
+        start = 1 if self.shape.kind == "seq2seq" else len(rows[0])
+        return [row[start:] for row in out]
+
+    def log_probs(self, rows: Ids, targets: Ids) -> list[list[float]]:
+        import torch
+
+        wanted = torch.tensor(targets)
+        with torch.inference_mode():
+            if self.shape.kind == "seq2seq":
+                ids = torch.tensor(rows)
+                start = torch.full((len(rows), 1), self.model.config.decoder_start_token_id)
+                fed = torch.cat([start, wanted[:, :-1]], 1)
+                logits = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=fed).logits
+            else:
+                fed = torch.cat([torch.tensor(rows), wanted[:, :-1]], 1)
+                logits = self.model(input_ids=fed, attention_mask=torch.ones_like(fed)).logits[:, len(rows[0]) - 1 :]
+        return _picked(logits.float().numpy(), targets)
+
+
+class Torch(HuggingFace):
+    """transformers on PyTorch, as it comes: its own choice of attention (sdpa where the model has it)."""
+
+    def __init__(self, root: Path, model: str, dtype: str, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self.shape, self.loaded_from = models.SHAPES[model], "hf"
+        folder = models.ready(root, model, "hf")
+        self.model = models.auto_class(model).from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+
+
+class Ort(HuggingFace):
+    """optimum's ONNX Runtime classes on optimum's export."""
+
+    def __init__(self, root: Path, model: str, dtype: str, threads: int) -> None:
+        import onnxruntime
+        import torch
+        from optimum.onnxruntime import ORTModelForCausalLM, ORTModelForSeq2SeqLM
+
+        if dtype != "float32":
+            raise Unsupported("float32 only")
+        torch.set_num_threads(threads)
+        self.shape, self.loaded_from = models.SHAPES[model], "onnx"
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        kind = ORTModelForSeq2SeqLM if self.shape.kind == "seq2seq" else ORTModelForCausalLM
+        folder = models.ready(root, model, "onnx")
+        self.model = kind.from_pretrained(folder, session_options=options, provider="CPUExecutionProvider")
+
+
+class CTranslate2:
+    """Tokens are strings there: t<i>. The end token is kept away by its own option, the minimal length."""
+
+    def __init__(self, root: Path, model: str, dtype: str, threads: int) -> None:
+        import ctranslate2
+
+        known = ctranslate2.get_supported_compute_types("cpu")
+        if dtype not in known:
+            raise Unsupported(f"on this CPU it has {', '.join(sorted(known))}")
+        self.shape, self.loaded_from = models.SHAPES[model], f"ct2-{dtype}"
+        self.names = models.MadeUpTokenizer(model).names
+        self.ids = {name: i for i, name in enumerate(self.names)}
+        kind = ctranslate2.Translator if self.shape.kind == "seq2seq" else ctranslate2.Generator
+        folder = models.ready(root, model, self.loaded_from)
+        # one batch at a time, all threads on it
+        self.model = kind(str(folder), device="cpu", compute_type=dtype, inter_threads=1, intra_threads=threads)
+
+    def generate(self, rows: Ids, beams: int, new: int) -> Ids:
+        tokens = self._tokens(rows)
+        if self.shape.kind == "seq2seq":
+            found = self.model.translate_batch(
+                tokens, beam_size=beams, max_decoding_length=new, min_decoding_length=new, max_input_length=0
+            )
+            return [[self.ids[t] for t in result.hypotheses[0]] for result in found]
+        found = self.model.generate_batch(
+            tokens, beam_size=beams, max_length=new, min_length=new, include_prompt_in_result=False
+        )
+        return [list(result.sequences_ids[0]) for result in found]
+
+    def log_probs(self, rows: Ids, targets: Ids) -> list[list[float]]:
+        length = len(targets[0])
+        if self.shape.kind == "seq2seq":
+            scored = self.model.score_batch(self._tokens(rows), self._tokens(targets), max_input_length=0)
+            return [list(result.log_probs[:length]) for result in scored]
+        full = [row + target for row, target in zip(rows, targets, strict=True)]
+        scored = self.model.score_batch(self._tokens(full), max_input_length=0)
+        begin = len(rows[0]) - 1  # its first figure is the second token's
+        return [list(result.log_probs[begin : begin + length]) for result in scored]
+
+    def _tokens(self, rows: Ids) -> list[list[str]]:
+        return [[self.names[i] for i in row] for row in rows]
+
+
+ENGINES = {"fastattn": FastAttn, "numpy": NumPy, "torch": Torch, "ort": Ort, "ctranslate2": CTranslate2}
+MODULES = {"fastattn": "fastattn", "numpy": "fastattn", "torch": "transformers", "ort": "optimum.onnxruntime",
+           "ctranslate2": "ctranslate2"}  # fmt: skip
+
+
+def environment(engine: str, isa: str, threads: int) -> dict[str, str]:
+    """A worker's variables: so many threads for every library there is; how long they spin is left to each engine."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("FASTATTN_", "CT2_", "OMP_", "KMP_", "GOMP_"))}
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    kept.update(dict.fromkeys(names, str(threads)))
+    kept.update({"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"})
+    if isa and engine == "ctranslate2":
+        kept["CT2_FORCE_CPU_ISA"] = isa
+    elif isa:
+        kept["FASTATTN_ISA"] = isa.lower()
+    return kept

@@ -1,0 +1,146 @@
+"""Turns: every engine in each round, one after the other, while the others sleep; what was disturbed is done again."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from peers_harness.cases import OURS, Case, Participant
+from peers_harness.pool import TICKS, Engine, Fault, Pool
+
+NOISE = 0.12  # share of the processors other processes may take during a turn before it is repeated
+SCORED = {"batch": 2, "context": 16, "length": 16}  # what the errors are taken from
+Turn = list[Any]  # seconds of the call, seconds of the same with one token or None, noise
+
+
+def busy_seconds() -> float:
+    """What all processors have worked so far, for whomever, and what a hypervisor took away; 0 where unknown."""
+    try:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    except OSError:
+        return 0.0
+    user, nice, system, _idle, _iowait, irq, softirq, steal = (int(f) for f in fields)
+    return (user + nice + system + irq + softirq + steal) / TICKS
+
+
+class Runner:
+    """Measures cases with a pool of workers; what it finds goes into `results`, which can be saved at any time."""
+
+    def __init__(self, pool: Pool, results: dict[str, Any], end: float, cpus: int) -> None:
+        self.pool, self.results, self.end, self.cpus = pool, results, end, cpus
+
+    def left(self) -> float:
+        return self.end - time.monotonic()
+
+    def measure(self, case: Case, wanted: list[Participant], seconds: float, rounds: int) -> dict[str, Any]:
+        """One case with everybody wanted; about so many seconds per sitting. What was measured before stays."""
+        entry = self.results["cases"].setdefault(
+            case.label, {"case": case.as_dict(), "sittings": [], "faults": {}, "ids": {}}
+        )
+        ours = [p for p in wanted if p.engine == OURS]
+        for table in self.pool.sittings(case.model, wanted, ours):
+            if self.left() <= 0:
+                break
+            engines = self.pool.seat(case.model, table)
+            self._describe(case.model, engines)
+            sitting = self._sitting(case, engines, seconds, rounds, entry)
+            if sitting:
+                entry["sittings"].append(sitting)
+            self._memory(case.model, engines)
+        faults = {p.name: self.pool.faults[case.model, p] for p in wanted if (case.model, p) in self.pool.faults}
+        entry["faults"].update(faults)
+        return dict(entry)
+
+    def _sitting(
+        self, case: Case, engines: dict[Participant, Engine], seconds: float, rounds: int, entry: dict[str, Any]
+    ) -> list[dict[str, Turn]]:
+        """Rounds of turns. A slow engine takes part in as many as its share of the time allows, in one at least."""
+        spent: dict[Participant, float] = dict.fromkeys(engines, 0.0)
+        found: list[dict[str, Turn]] = []
+        begin = time.monotonic()
+        share = max(seconds / max(len(engines), 1) * 1.5, 0.5)
+        for number in range(rounds):
+            turns: dict[str, Turn] = {}
+            for participant, engine in engines.items():
+                key = (case.model, participant)
+                last = spent[participant] / max(number, 1)
+                if key in self.pool.faults or (
+                    number and spent[participant] + last > share and participant.engine != OURS
+                ):
+                    continue
+                before = time.monotonic()
+                try:
+                    turns[participant.name] = self._turn(case, engine, number, entry, participant.name)
+                except Fault as fault:
+                    entry["faults"][participant.name] = str(fault)
+                    if not engine.alive:
+                        self.pool.drop(key, str(fault))
+                    spent[participant] = float("inf")  # not in this case again
+                    continue
+                spent[participant] += time.monotonic() - before
+            if turns:
+                found.append(turns)
+            if time.monotonic() - begin > seconds or self.left() <= 0 or len(turns) <= 1 < number:
+                break
+        return found
+
+    def _turn(self, case: Case, engine: Engine, number: int, entry: dict[str, Any], name: str) -> Turn:
+        """One call, repeated once if the machine was busy with something else meanwhile; before it a call for one token."""
+        arguments = {"batch": case.batch, "context": case.context, "beams": case.beams}
+        timeout = max(20.0, min(120.0, self.left() + 60))
+        if number == 0:
+            short = min(case.context, 128)
+            engine.ask("run", timeout, **(arguments | {"context": short}), new=2)  # warm
+        self.pool.quiet(engine)
+        first = None
+        if number < 3:
+            first = engine.ask("run", timeout, **arguments, new=1)["seconds"]
+        best: Turn = []
+        for _ in range(2):
+            busy, own, begin = busy_seconds(), engine.cpu_seconds(), time.monotonic()
+            answer = engine.ask("run", timeout, **arguments, new=case.new)
+            passed = time.monotonic() - begin
+            noise = max(0.0, (busy_seconds() - busy) - (engine.cpu_seconds() - own)) / (passed * self.cpus)
+            if not best or noise < best[2]:
+                best = [answer["seconds"], first, round(noise, 3)]
+            if noise <= NOISE or passed > 8:
+                break
+            self.pool.quiet(engine)
+        entry["ids"].setdefault(name, answer["ids"][:4])
+        return best
+
+    def _describe(self, model: str, engines: dict[Participant, Engine]) -> None:
+        """Once per engine: how long it loaded, what it holds, its log-probabilities of given tokens."""
+        for participant, engine in engines.items():
+            known = self.results["engines"].setdefault(f"{model} {participant.name}", {})
+            loaded = self.pool.loaded.get((model, participant), {})
+            known.update({f"load_{k}": v for k, v in loaded.items() if k != "peak"})
+            known["peak"] = max(known.get("peak") or 0, loaded.get("peak") or 0)
+            if "log_probs" not in known:
+                try:
+                    known["log_probs"] = engine.ask("score", 60.0, **SCORED)["log_probs"]
+                except Fault as fault:
+                    known["log_probs"], known["score_fault"] = None, str(fault)
+
+    def _memory(self, model: str, engines: dict[Participant, Engine]) -> None:
+        for participant, engine in engines.items():
+            known = self.results["engines"][f"{model} {participant.name}"]
+            if engine.alive:
+                try:
+                    known["peak"] = max(known["peak"], engine.ask("memory", 10.0)["peak"] or 0)
+                except Fault:
+                    continue
+
+    def slopes(self, model: str, participants: list[Participant], contexts: list[int], steps: int = 12) -> None:
+        """Time per token against context length, ours only."""
+        for participant in participants:
+            if participant.engine != OURS or self.left() <= 0:
+                continue
+            for engine in self.pool.seat(model, [participant]).values():
+                self.pool.quiet(engine)
+                try:
+                    answer = engine.ask("slope", 180.0, contexts=contexts, steps=steps)
+                    self.results["slopes"].setdefault(model, {})[participant.name] = answer["points"]
+                except Fault as fault:
+                    self.results["slopes"].setdefault(model, {})[participant.name] = str(fault)

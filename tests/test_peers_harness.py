@@ -1,0 +1,244 @@
+"""The peers' harness itself: turns, ratios, faults, resuming, the page. No peer is needed: workers are played by a script."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+sys.path.insert(0, str(FOLDER))
+
+import peers  # noqa: E402
+from peers_harness import engines, limits, models, page, pool, ratios, runner, slope, targets, worker  # noqa: E402
+from peers_harness.cases import PARTICIPANTS, Case, Participant, cases  # noqa: E402
+
+OURS, THEIRS = Participant("fastattn", "float32"), Participant("ctranslate2", "float32")
+CASE = Case("marian-base", 1, 1, 32, 8)
+SCRIPT = """
+import json, sys, time
+for line in sys.stdin:
+    request = json.loads(line)
+    do = request["do"]
+    if do == "run":
+        seconds = {seconds} * request["new"]
+        answer = {{"seconds": seconds, "ids": [[1] * request["new"]] * request["batch"]}}
+        {extra}
+    elif do == "load":
+        answer = {{"seconds": 0.1, "from": "hf", "rss": 10, "anonymous": 5, "peak": 20}}
+    elif do == "score":
+        answer = {{"log_probs": [[-1.0, {score}]]}}
+    else:
+        answer = {{"rss": 10, "anonymous": 5, "peak": 30}}
+    print(json.dumps(answer), flush=True)
+"""
+
+
+def play(tmp_path: Path, seconds: float, score: float = -2.0, extra: str = "") -> pool.Engine:
+    script = SCRIPT.format(seconds=seconds, score=score, extra=extra)
+    return pool.Engine([sys.executable, "-c", script], {}, tmp_path / "log")
+
+
+@pytest.fixture
+def seated(tmp_path: Path) -> Any:
+    """A pool whose two engines are played: theirs takes 1.5 times as long as ours."""
+    made = pool.Pool(tmp_path, threads=2, memory=1e12)
+    for participant, seconds in ((OURS, 0.001), (THEIRS, 0.0015)):
+        key = (CASE.model, participant)
+        made.engines[key] = play(tmp_path, seconds, score=-2.0 - seconds)
+        made.loaded[key] = {"seconds": 0.1, "from": "hf", "rss": 10, "anonymous": 5, "peak": 20}
+    yield made
+    made.close()
+
+
+def empty() -> dict[str, Any]:
+    limit = {"read_gbs": dict.fromkeys(map(str, limits.SIZES), 20.0), "fma_gflops": 100.0}
+    return {
+        "cases": {}, "engines": {}, "slopes": {}, "limits": {"2": [limit]}, "ops": {}, "threads": 2,
+        "machine": {"CPU": "one"}, "peers": {"ctranslate2": "4", "torch": None},
+    }  # fmt: skip
+
+
+def measured(made: pool.Pool, results: dict[str, Any], seconds: float = 5.0) -> dict[str, Any]:
+    return runner.Runner(made, results, time.monotonic() + 60, 2).measure(CASE, [OURS, THEIRS], seconds, rounds=4)
+
+
+def test_turns_give_ratios_rates_and_errors(seated: pool.Pool) -> None:
+    results = empty()
+    entry = measured(seated, results)
+    assert [set(turns) for turns in entry["sittings"][0]] == [{OURS.name, THEIRS.name}] * 4
+    ratio = ratios.ratio(entry, OURS.name, THEIRS.name)
+    assert ratio is not None and (ratio.rounds, str(ratio)) == (4, "1.50 (1.50–1.50)")
+    assert str(ratios.ratio(entry, THEIRS.name, OURS.name)) == "**0.67 (0.67–0.67)**"
+    assert ratios.tokens_per_second(entry, OURS.name) == pytest.approx(1000)
+    assert ratios.seconds_per_step(entry, OURS.name) == pytest.approx(0.001)
+    assert results["engines"]["marian-base fastattn/float32"]["peak"] == 30
+    results["engines"]["marian-base torch/float32"] = {"log_probs": [[-1.0, -2.0]]}
+    assert ratios.largest_error(results, "marian-base", THEIRS.name) == pytest.approx(0.0015)
+
+
+def test_share_of_the_limit_is_bytes_over_bandwidth_and_time(seated: pool.Pool) -> None:
+    results = empty()
+    entry = measured(seated, results)
+    size = limits.step_bytes("marian-base", "float32", 1, 1, 32, 8)
+    assert size == pytest.approx(
+        207e6, rel=0.01
+    )  # 22 million of the decoder's layers, 29.7 of the projection; some keys
+    assert ratios.share(results, entry, OURS.name) == pytest.approx(size / 20e9 / 0.001)
+
+
+def test_a_worker_that_dies_or_hangs_or_refuses_is_a_note_and_the_rest_goes_on(tmp_path: Path) -> None:
+    faults = {
+        "dies": ("raise SystemExit(3)", "ended with status 3"),
+        "refuses": ('answer = {{"error": "no beams"}}', "no beams"),
+        "cannot": ('answer = {{"unsupported": "int4"}}', "not supported: int4"),
+    }
+    for extra, expected in faults.values():
+        made = pool.Pool(tmp_path, threads=2, memory=1e12)
+        made.engines[CASE.model, OURS] = play(tmp_path, 0.001)
+        made.engines[CASE.model, THEIRS] = play(tmp_path, 0.001, extra=extra.replace("{{", "{").replace("}}", "}"))
+        entry = measured(made, empty())
+        assert expected in entry["faults"][THEIRS.name]
+        assert ratios.participants(entry) == [OURS.name]
+        made.close()
+    slow = play(tmp_path, 0.001, extra="time.sleep(30)")
+    with pytest.raises(pool.Fault, match="no answer within 0 s"):
+        slow.ask("run", 0.3, batch=1, context=2, beams=1, new=1)
+    assert not slow.alive
+
+
+def test_resuming_measures_only_what_is_missing(seated: pool.Pool) -> None:
+    results = empty()
+    measured(seated, results)
+    other = Participant("torch", "float32")
+    assert peers.missing(results, CASE, [OURS, THEIRS], again=False) == []
+    assert peers.missing(results, CASE, [OURS, THEIRS, other], again=False) == [OURS, other]
+    assert peers.missing(results, CASE, [OURS, THEIRS], again=True) == [OURS, THEIRS]
+
+
+def test_results_are_saved_whole(tmp_path: Path, seated: pool.Pool) -> None:
+    file = tmp_path / "results.json"
+    results = empty()
+    measured(seated, results)
+    peers.save(peers.arguments(["--results", str(file)]), results)
+    opened = peers.opened(peers.arguments(["--results", str(file)]))
+    assert opened["cases"] == json.loads(json.dumps(results["cases"]))
+
+
+def test_those_that_do_not_fit_in_memory_are_measured_in_pairs(tmp_path: Path) -> None:
+    wanted = [Participant.parse(f"{e}/float32") for e in ("fastattn", "ctranslate2", "torch", "ort")]
+    made = pool.Pool(tmp_path, threads=2, memory=1e12)
+    assert made.sittings("llama-1b", wanted, wanted[:1]) == [wanted]
+    made.memory = 15e9
+    assert [[p.engine for p in table] for table in made.sittings("llama-1b", wanted, wanted[:1])] == [
+        ["fastattn", "ctranslate2"], ["fastattn", "torch"], ["ort"],
+    ]  # fmt: skip
+    made.memory = 1e9
+    assert made.sittings("llama-1b", wanted, wanted[:1]) == []
+    assert made.faults["llama-1b", wanted[0]] == "needs 6 GB, there are 1"
+
+
+def test_page_has_every_case_what_is_lost_in_bold_and_what_is_missing(seated: pool.Pool, tmp_path: Path) -> None:
+    results = empty()
+    entry = measured(seated, results)
+    for turns in entry["sittings"][0]:
+        turns["torch/float32"] = [turns[OURS.name][0] / 2, None, 0.0]
+    text = page.section(results, ["### Linear"], [("batch", "img/x.svg")])
+    row = next(line for line in text.splitlines() if line.startswith("| 1 × 32, beam 1 | float32"))
+    assert "| 1.50 (1.50–1.50) |" in row and "| **0.50 (0.50–0.50)** |" in row
+    assert 'PyTorch, transformers: **missing**; to have it measured: `pip install torch "transformers==4.57.*"`' in text
+    assert "against CTranslate2 | 1.25 × | 1.50 (1.50–1.50) × | yes |" in text
+    assert "T5-small, batch 1, int8, against CTranslate2 | 1.9 × | not measured | **?** |" in text
+    file = tmp_path / "performance.md"
+    file.write_text("# Performance\n\n## Every shape\n\nx\n")
+    page.replace(file, text)
+    page.replace(file, text)
+    assert file.read_text().count(page.BEGIN) == 1 and page.kept(file) == text
+    assert file.read_text().index("## Against the peers") < file.read_text().index("## Every shape")
+
+
+def test_targets_take_the_better_of_the_peers_variants(seated: pool.Pool) -> None:
+    results = empty()
+    entry = measured(seated, results)
+    for turns in entry["sittings"][0]:
+        turns["ctranslate2-AVX512/float32"] = [turns[OURS.name][0] * 1.1, None, 0.0]
+    first = targets.verdicts(results)[0]
+    assert (first.measured, first.met) == ("1.10 (1.10–1.10) ×", False)
+
+
+def test_cases_cover_what_was_asked_for() -> None:
+    found = cases()
+    assert {c.model for c in found} == set(models.SHAPES)
+    assert {c.batch for c in found} == {1, 4, 16} and {c.beams for c in found} == {1, 4}
+    assert min(c.context for c in found) == 32 and max(c.context + 64 for c in found) >= 8192
+    for case in found:
+        positions = models.SHAPES[case.model].positions
+        needed = case.context + (case.new if models.SHAPES[case.model].kind == "decoder" else 0)
+        assert not positions or needed <= positions
+    assert {p.dtype for p in PARTICIPANTS if p.engine == "fastattn"} == {"float32", "bfloat16", "int8", "int4"}
+    assert [Participant.parse(p.name) for p in PARTICIPANTS] == list(PARTICIPANTS)
+    assert len({c.label for c in found}) == len(found)
+    assert all(c.priority == 0 for c in cases(quick=True))
+
+
+def test_inputs_are_the_same_for_everybody() -> None:
+    rows = models.inputs("marian-base", 2, 5)
+    assert rows == models.inputs("marian-base", 2, 5) and rows[0] != rows[1]
+    assert [row[-1] for row in rows] == [0, 0] and len(rows[0]) == 5
+    assert models.inputs("gpt2-small", 1, 5)[0][-1] != models.SHAPES["gpt2-small"].eos
+    names = models.MadeUpTokenizer("t5-small").names
+    assert len(set(names)) == models.SHAPES["t5-small"].vocabulary and names[1] == "</s>"
+
+
+def test_a_worker_answers_every_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Played:
+        loaded_from = "hf"
+
+        def __init__(self, root: Path, model: str, dtype: str, threads: int) -> None:
+            if dtype != "float32":
+                raise engines.Unsupported("only float32")
+
+        def generate(self, rows: Any, beams: int, new: int) -> Any:
+            return [[7] * min(new, 3) for _ in rows]
+
+    monkeypatch.setitem(engines.ENGINES, "torch", Played)
+    lines = [{"do": "load"}] + [{"do": "run", "batch": 2, "context": 4, "beams": 1, "new": new} for new in (3, 4)]
+    answers = io.StringIO()
+    worker.serve(
+        worker.Worker(Path(), "t5-small", "torch", "float32", 1),
+        io.StringIO("\n".join(map(json.dumps, lines))),
+        answers,
+    )
+    first, second, third = map(json.loads, answers.getvalue().splitlines())
+    assert first["from"] == "hf" and second["ids"] == [[7, 7, 7]] * 2
+    assert third == {"error": "RuntimeError: 2 rows of [3] tokens generated, expected 2 of 4"}
+    answers = io.StringIO()
+    worker.serve(worker.Worker(Path(), "t5-small", "torch", "int8", 1), io.StringIO('{"do": "load"}'), answers)
+    assert json.loads(answers.getvalue()) == {"unsupported": "only float32"}
+
+
+def test_the_line_through_time_per_token() -> None:
+    start, each, straight = slope.fit([[100, 2e-3 + 100e-6], [200, 2e-3 + 200e-6], [400, 2e-3 + 400e-6]])
+    assert (start, each, straight) == (pytest.approx(2e-3), pytest.approx(1e-6), pytest.approx(1))
+    bent = [[float(x), float(np.sqrt(x))] for x in (1, 100, 1000, 10000)]
+    assert slope.fit(bent)[2] < 0.97
+
+
+def test_plots_are_drawn_from_results(seated: pool.Pool, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install matplotlib")
+    from peers_harness import plotting
+
+    results = empty()
+    entry = measured(seated, results)
+    label = Case("marian-base", 4, 1, 32, 8).label
+    results["cases"][label] = entry | {"case": entry["case"] | {"batch": 4}}
+    results["slopes"] = {"gpt2-small": {"fastattn/float32": [[1, 1e-3], [2, 2e-3], [3, 3e-3]], "fastattn/int8": "died"}}
+    names = [name for _, name in plotting.draw(results, tmp_path)]
+    assert names == ["peers-batch.svg", "peers-slope.svg", "peers-limit.svg"]
+    assert all((tmp_path / name).stat().st_size > 1000 for name in names)
