@@ -24,13 +24,16 @@ bool x86_supports(const char* isa) {
   constexpr unsigned kFma = 1u << 12, kOsxsave = 1u << 27, kAvx = 1u << 28, kF16c = 1u << 29;  // leaf 1, ecx
   constexpr unsigned kBmi1 = 1u << 3, kAvx2 = 1u << 5, kBmi2 = 1u << 8;                        // leaf 7, ebx
   constexpr unsigned kAvx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;                      // f, dq, bw, vl
+  constexpr unsigned kVnni = 1u << 11;                                                         // leaf 7, ecx
   constexpr unsigned kYmmState = 0x06, kZmmState = 0xe6;
   unsigned a, b, c, d;
   if (!__get_cpuid(1, &a, &b, &c, &d) || !all_set(c, kFma | kOsxsave | kAvx | kF16c)) return false;
   const unsigned state = saved_state();
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !all_set(b, kBmi1 | kAvx2 | kBmi2)) return false;
   if (!std::strcmp(isa, "avx2")) return all_set(state, kYmmState);
-  if (!std::strcmp(isa, "avx512")) return all_set(state, kZmmState) && all_set(b, kAvx512);
+  const bool avx512 = all_set(state, kZmmState) && all_set(b, kAvx512);
+  if (!std::strcmp(isa, "avx512")) return avx512;
+  if (!std::strcmp(isa, "avx512vnni")) return avx512 && all_set(c, kVnni);
   return false;
 }
 #endif

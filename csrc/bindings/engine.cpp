@@ -12,19 +12,68 @@ namespace py = pybind11;
 namespace fastattn {
 namespace {
 
-using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using Ints = py::array_t<int32_t, py::array::c_style>;
 using Longs = py::array_t<int64_t, py::array::c_style>;
 using Attributes = std::map<std::string, std::variant<int64_t, double, std::string>>;
 using WeightPtr = std::shared_ptr<Weight>;
 
-std::shared_ptr<Weight> make_weight(const Floats& array, bool packed, int num_threads) {
+// The memory of an array as it stands; its type is float32, float16, or uint16 that holds bfloat16.
+Source source_of(const py::array& array, bool bfloat16) {
   if (array.ndim() < 1 || array.ndim() > 2)
     throw std::invalid_argument("a weight has one or two dimensions, got " + std::to_string(array.ndim()));
-  const int64_t rows = array.shape(0), cols = array.ndim() == 2 ? array.shape(1) : 1;
-  const float* data = array.data();
+  const py::dtype type = array.dtype();
+  const bool native = type.byteorder() == '=' || type.byteorder() == '|';
+  Source s{};
+  if (native && !bfloat16 && type.kind() == 'f' && type.itemsize() == 4) {
+    s.type = Source::Type::float32;
+  } else if (native && !bfloat16 && type.kind() == 'f' && type.itemsize() == 2) {
+    s.type = Source::Type::float16;
+  } else if (native && bfloat16 && type.kind() == 'u' && type.itemsize() == 2) {
+    s.type = Source::Type::bfloat16;
+  } else {
+    throw std::invalid_argument("a weight is float32, float16, or bfloat16 as uint16, got " +
+                                py::str(static_cast<py::object>(type)).cast<std::string>());
+  }
+  const auto stride = [&](int axis) {
+    if (array.strides(axis) % type.itemsize() != 0)
+      throw std::invalid_argument("a weight's strides are multiples of its element");
+    return static_cast<int64_t>(array.strides(axis) / type.itemsize());
+  };
+  if (reinterpret_cast<uintptr_t>(array.data()) % static_cast<uintptr_t>(type.itemsize()))
+    throw std::invalid_argument("a weight's elements are aligned");
+  s.data = array.data();
+  s.rows = array.shape(0), s.row_stride = stride(0);
+  s.cols = array.ndim() == 2 ? array.shape(1) : 1, s.col_stride = array.ndim() == 2 ? stride(1) : 1;
+  return s;
+}
+
+WeightPtr make_weight(const py::array& array, bool packed, int num_threads, const std::string& dtype, bool bfloat16) {
+  const Source source = source_of(array, bfloat16);
+  const DType type = type_named(dtype);
+  if (!packed && type != DType::float32) throw std::invalid_argument("a plain weight is float32, not " + dtype);
   py::gil_scoped_release unlocked;
-  return packed ? packed_weight(data, rows, cols, cols, num_threads) : plain_weight(data, rows, cols, cols);
+  return packed ? packed_weight(source, type, num_threads) : plain_weight(source);
+}
+
+// Keeps a reference to the array, whose memory is read in place.
+WeightPtr weight_from_packed(const py::array& bytes, int64_t rows, int64_t cols, const std::string& dtype) {
+  if (!py::isinstance<py::array_t<uint8_t>>(bytes) || bytes.ndim() != 1 || !(bytes.flags() & py::array::c_style))
+    throw std::invalid_argument("a packed weight is a contiguous vector of uint8");
+  auto* owner = new py::array(bytes);
+  const std::shared_ptr<const uint8_t> panels(static_cast<const uint8_t*>(bytes.data()), [owner](const uint8_t*) {
+    const py::gil_scoped_acquire locked;
+    delete owner;
+  });
+  return borrowed_weight(panels, bytes.size(), rows, cols, type_named(dtype));
+}
+
+// The panels of a packed weight, without copying: the array keeps the weight alive.
+py::object packed_bytes(const WeightPtr& weight) {
+  if (!weight->packed()) return py::none();
+  py::array view(py::dtype::of<uint8_t>(), {static_cast<py::ssize_t>(weight->packed_bytes())},
+                 {static_cast<py::ssize_t>(1)}, weight->panels.get(), py::cast(weight));
+  view.attr("flags").attr("writeable") = false;
+  return view;
 }
 
 Activation activation_of(const std::string& name) {
@@ -203,7 +252,15 @@ void reorder(Session& session, const Ints& parents) {
 void bind_engine(py::module_& m) {
   py::class_<Weight, std::shared_ptr<Weight>>(m, "Weight", "An immutable weight: packed for matrix products, or plain.")
       .def(py::init(&make_weight), py::arg("array"), py::arg("packed"), py::arg("num_threads"),
-           "Copies a float32 vector or matrix [out, in]; packed: into panels for matrix products.")
+           py::arg("dtype") = "float32", py::arg("bfloat16") = false,
+           "Copies a vector or matrix [out, in], float32 or float16, or with bfloat16=True uint16 that holds bfloat16, "
+           "of "
+           "any strides; packed: into panels of `dtype` for matrix products and embeddings.")
+      .def_static("from_packed", &weight_from_packed, py::arg("panels"), py::arg("rows"), py::arg("cols"),
+                  py::arg("dtype"), "A weight whose panels (`packed`) are read where they are; keeps the array alive.")
+      .def_property_readonly("packed", &packed_bytes, "The panels as a read-only uint8 view, or None if it is plain.")
+      .def_property_readonly("dtype", [](const Weight& w) { return type_name(w.type); })
+      .def_property_readonly("shape", [](const Weight& w) { return py::make_tuple(w.rows, w.cols); })
       .def_property_readonly("nbytes", &Weight::bytes);
 
   py::class_<Program, std::shared_ptr<Program>>(m, "Program", "A graph made ready to run.")

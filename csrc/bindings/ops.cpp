@@ -136,15 +136,16 @@ void score_attention(const Floats& query, const Floats& keys, const OptionalFloa
   dense::score_attention(op);
 }
 
-std::shared_ptr<Weight> pack(const Floats& weight) {
+std::shared_ptr<Weight> pack(const Floats& weight, const std::string& dtype) {
   const auto view = in<2>(weight, "weight");
+  const DType type = type_named(dtype);
   py::gil_scoped_release release;
-  return dense::pack(view);
+  return dense::pack(view, type);
 }
 
 void require_packed(const Weight& weight, int64_t rows, int64_t cols, const char* name) {
   require(weight.rows >= rows && weight.cols == cols, name, "wrong shape");
-  require(static_cast<int64_t>(weight.panels.size()) == weight.panel_count() * cols * kPanel, name, "not packed");
+  require(weight.packed(), name, "not packed");
 }
 
 // weight: an array, or what `pack` made of one, of which the panels from first_panel on are used.
@@ -221,8 +222,16 @@ void top_k(const Floats& x, int k, Floats& values, py::array_t<int32_t, 0>& indi
   dense::top_k(view, k, v, i);
 }
 
-void embedding(const Longs& ids, const Floats& weight, float scale, Floats& result) {
-  const auto table = in<2>(weight, "weight");
+void embedding(const Longs& ids, const std::variant<std::shared_ptr<Weight>, Floats>& weight, float scale,
+               Floats& result) {
+  if (const auto* packed = std::get_if<std::shared_ptr<Weight>>(&weight)) {
+    require(*packed && (*packed)->packed(), "weight", "not packed");
+    const int64_t count = ids.size(), *list = bounded(ids, count, (*packed)->rows - 1, "ids");
+    float* y = flat_out(result, count * (*packed)->cols, "out");
+    py::gil_scoped_release release;
+    return dense::embedding(list, count, **packed, scale, y);
+  }
+  const auto table = in<2>(std::get<Floats>(weight), "weight");
   const int64_t count = ids.size(), *list = bounded(ids, count, table.shape[0] - 1, "ids");
   float* y = flat_out(result, count * table.shape[1], "out");
   py::gil_scoped_release release;
@@ -265,7 +274,8 @@ void bind_ops(py::module_& m) {
         exact("lengths"), exact("context"), exact("weights"),
         "Attention by v . tanh(q + k), or by q . k when v is None.");
   m.attr("PANEL") = kPanel;
-  m.def("pack", &pack, exact("weight"), "A weight [O, I] as panels of PANEL rows, for linear and recurrent.");
+  m.def("pack", &pack, exact("weight"), py::arg("dtype"),
+        "A weight [O, I] as panels of PANEL rows, for linear and recurrent.");
   m.def("linear", &linear, exact("x"), exact("weight"), py::arg("first_panel"), exact("bias"), py::arg("activation"),
         exact("residual"), exact("out"), "act(x W^T + bias) + residual.");
   m.def("softmax", &softmax, exact("x"), exact("out"), "Softmax of each row.");

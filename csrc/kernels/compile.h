@@ -2,6 +2,7 @@
 //   FASTATTN_TABLE    the name of the KernelTable to export
 //   FASTATTN_VEC      its vector header
 //   FASTATTN_TARGET   the compiler's target string; undefined: the baseline
+//   FASTATTN_DOT_ONLY defined: only the DOT_KERNELs; dispatch takes the others from the next lower level
 // and includes this file, once.
 //
 // Only the functions between the pragmas are compiled for the target. Everything from std and the intrinsics is
@@ -46,6 +47,9 @@ namespace {
 #include "simd/math.h"
 #include "kernels/tile.inl"
 #include "kernels/linear.inl"
+#include "kernels/linear_quantized.inl"
+#if !defined(FASTATTN_DOT_ONLY)
+#include "kernels/packing.inl"
 #include "kernels/attention.inl"
 #include "kernels/scores.inl"
 #include "kernels/softmax.inl"
@@ -53,13 +57,19 @@ namespace {
 #include "kernels/elementwise.inl"
 #include "kernels/recurrent.inl"
 #include "kernels/roofline.inl"
+#endif
 // clang-format on
 
 }  // namespace
 
 extern const KernelTable FASTATTN_TABLE;
 const KernelTable FASTATTN_TABLE = {
-#define KERNEL(name, result, arguments) name,
+#if defined(FASTATTN_DOT_ONLY)
+#  define KERNEL(name, result, arguments)     nullptr,
+#  define DOT_KERNEL(name, result, arguments) name,
+#else
+#  define KERNEL(name, result, arguments) name,
+#endif
 #include "kernels/kernels.def"
 #undef KERNEL
 };

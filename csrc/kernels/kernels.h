@@ -10,19 +10,65 @@
 
 namespace fastattn {
 
-constexpr int kPanel = 32;  // columns of a packed weight panel: panel p holds weight rows 32p.. as [K][32], zero padded
-constexpr int kPage = 16;   // tokens of a KV page: keys [D][16] (transposed), values [16][ldv]
+constexpr int kPanel = 32;   // columns of a packed weight panel: panel p holds the weight's rows 32p.., zero padded
+constexpr int kPage = 16;    // tokens of a KV page: keys [D][16] (transposed), values [16][ldv]
 constexpr int kBlock = 128;  // keys per softmax block (8 pages), counted from key 0: fixed order of accumulation
 constexpr int kMaxRows = 6;  // query rows that share one walk over the keys
 
 enum class Activation : int { none, tanh, sigmoid, relu, gelu, gelu_tanh, silu, exp, erf };
 
-// What follows a matrix product: y = act(x W^T + bias) + residual. bias and residual may be null; residual may be y.
+// What follows a matrix product: y = act(x W^T + bias) * multiply + residual. Each may be null; multiply and residual
+// may be y.
 struct Epilogue {
   const float* bias;
   Activation activation;
   const float* residual;
   int64_t ld_residual;
+  const float* multiply;
+  int64_t ld_multiply;
+};
+
+// How a packed weight is stored; docs/packing.md has the layouts.
+enum class DType : int { float32, bfloat16, int8, int4 };
+
+constexpr int kGroup = 32;                     // k that share a scale in int4
+constexpr int64_t kInt8MaxK = 64 * 1024;       // sums of 255 * 127 stay below 2^31
+constexpr int kInt8Zero = 128, kInt4Zero = 8;  // what is added to a signed code in a panel
+
+constexpr int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+constexpr int64_t quads(int64_t K) { return (K + 3) / 4; }
+constexpr int64_t groups(int64_t K) { return (K + kGroup - 1) / kGroup; }
+
+// Bytes of an int4 group: a scale for each column, then the codes.
+constexpr int64_t kGroupBytes = kPanel * 2 + kPanel * kGroup / 2;
+
+// Bytes of a panel, a multiple of 64.
+constexpr int64_t panel_bytes(DType type, int64_t K) {
+  return type == DType::float32    ? K * kPanel * 4
+         : type == DType::bfloat16 ? K * kPanel * 2
+         : type == DType::int8     ? quads(K) * 4 * kPanel + kPanel * 4
+                                   : groups(K) * kGroupBytes;
+}
+
+// Whether the products of a type take rows that quantize_row has made.
+constexpr bool is_quantized(DType type) { return type == DType::int8 || type == DType::int4; }
+
+// A quantised row: float scale, int32 sum of all codes; from kRowSums on, -8 times the sum of the codes of each group,
+// int32; from quantized_codes on the codes, int8, with zeros up to a multiple of 64.
+constexpr int64_t kRowSums = 64;
+constexpr int64_t quantized_codes(int64_t K) { return kRowSums + round_up(groups(K) * 4, 64); }
+constexpr int64_t quantized_bytes(int64_t K) { return quantized_codes(K) + round_up(K, 64); }
+
+// A product with one panel.
+struct PanelArgs {
+  const void* x;  // (rows, K) float32; for int8 and int4 rows as quantize_row writes them
+  int64_t ldx;    // bytes from row to row
+  int64_t rows, K;
+  const void* panel;
+  float* y;     // (rows, cols)
+  int64_t ldy;  // floats
+  int cols;     // <= kPanel
+  Epilogue epilogue;
 };
 
 // Query rows that share one key/value head. Row r sees keys lo[r] <= j < hi[r]; lo >= hi means nothing, which gives

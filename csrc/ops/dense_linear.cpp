@@ -3,7 +3,7 @@
 #include <atomic>
 
 #include "dispatch/dispatch.h"
-#include "ops/dense_transpose.h"
+#include "ops/linear.h"
 
 namespace fastattn::dense {
 namespace {
@@ -16,46 +16,35 @@ constexpr int64_t kFewRows = 4;  // up to here packing costs more than reading a
 // Rows of a work item when panels alone are too few for the team; a multiple of kMaxRows.
 constexpr int64_t kRowStep = 48;
 
-// Panel p of the weight as [K][kPanel], zero padded.
-void pack_panel(const In<2>& weight, int64_t p, float* panel) {
-  constexpr int64_t kStep = 64;  // columns at a time: what they fill of the panel stays in L1
-  const int64_t K = weight.shape[1], first = p * kPanel;
-  const int cols = static_cast<int>(std::min<int64_t>(kPanel, weight.shape[0] - first));
-  const float* w = weight.data + first * weight.stride[0];
-  if (cols < kPanel) std::memset(panel, 0, static_cast<size_t>(panel_floats(K)) * sizeof(float));
-  if (rows_contiguous(weight)) {
-    for (int64_t k = 0; k < K; k += kStep)
-      transpose(w + k, weight.stride[0], cols, std::min(kStep, K - k), panel + k * kPanel, kPanel);
-  } else if (weight.stride[0] == 1) {  // the transpose of a matrix: its rows are lines of the panel
-    for (int64_t k = 0; k < K; ++k)
-      std::memcpy(panel + k * kPanel, w + k * weight.stride[1], static_cast<size_t>(cols) * sizeof(float));
-  } else {
-    for (int64_t k = 0; k < K; ++k) gather(w + k * weight.stride[1], weight.stride[0], cols, panel + k * kPanel);
-  }
+Source source_of(const In<2>& w) {
+  return {Source::Type::float32, w.data, w.shape[0], w.shape[1], w.stride[0], w.stride[1]};
 }
 
+// The rows [row, row + rows) times panel p, which has just been packed.
 void multiply(const KernelTable& kernel, const Linear& op, const float* panel, int64_t p, int64_t row, int64_t rows) {
   const int64_t c = p * kPanel;
-  const float* residual = op.residual.data ? op.residual.data + row * op.residual.stride[0] + c : nullptr;
-  const Epilogue epilogue{op.bias ? op.bias + c : nullptr, op.activation, residual, op.residual.stride[0]};
-  const int cols = static_cast<int>(std::min<int64_t>(kPanel, op.weight.shape[0] - c));
-  kernel.linear_panel(op.x.data + row * op.x.stride[0], op.x.stride[0], rows, panel, op.weight.shape[1],
-                      op.y.data + row * op.y.stride[0] + c, op.y.stride[0], cols, &epilogue);
+  PanelArgs args{};
+  args.x = op.x.data + row * op.x.stride[0], args.ldx = op.x.stride[0] * static_cast<int64_t>(sizeof(float));
+  args.rows = rows, args.K = op.weight.shape[1];
+  args.panel = panel;
+  args.y = op.y.data + row * op.y.stride[0] + c, args.ldy = op.y.stride[0];
+  args.cols = static_cast<int>(std::min<int64_t>(kPanel, op.weight.shape[0] - c));
+  args.epilogue.bias = op.bias ? op.bias + c : nullptr;
+  args.epilogue.activation = op.activation;
+  args.epilogue.residual = op.residual.data ? op.residual.data + row * op.residual.stride[0] + c : nullptr;
+  args.epilogue.ld_residual = op.residual.stride[0];
+  kernel.linear_float32(&args);
 }
 
-// Each thread takes a panel, packs it into its own scratch if it has to, and uses it for all rows.
+// Each thread takes a panel, packs it into its own scratch and uses it for all rows.
 void walk_panels(const KernelTable& kernel, const Linear& op, int threads, Scratch& scratch) {
   const int64_t panels = panel_count(op.weight.shape[0]), size = Scratch::padded(panel_floats(op.weight.shape[1]));
-  float* room = op.packed ? nullptr : scratch.take(threads * size);
+  float* room = scratch.take(threads * size);
   std::atomic<int64_t> next{0};
   parallel(threads, [&](Team& team) {
     for (int64_t p; (p = next.fetch_add(1, std::memory_order_relaxed)) < panels;) {
-      if (op.packed) {
-        multiply(kernel, op, op.packed->panel(op.first_panel + p), p, 0, op.x.shape[0]);
-      } else {
-        pack_panel(op.weight, p, room + team.ith * size);
-        multiply(kernel, op, room + team.ith * size, p, 0, op.x.shape[0]);
-      }
+      read_panel(source_of(op.weight), p, room + team.ith * size);
+      multiply(kernel, op, room + team.ith * size, p, 0, op.x.shape[0]);
     }
   });
 }
@@ -63,15 +52,28 @@ void walk_panels(const KernelTable& kernel, const Linear& op, int threads, Scrat
 // Few panels and many rows: all panels are packed first, then the rows are shared out.
 void walk_rows(const KernelTable& kernel, const Linear& op, int threads, Scratch& scratch) {
   const int64_t panels = panel_count(op.weight.shape[0]), size = panel_floats(op.weight.shape[1]);
-  float* room = op.packed ? nullptr : scratch.take(panels * size);
-  const float* packed = op.packed ? op.packed->panel(op.first_panel) : room;
+  float* room = scratch.take(panels * size);
   std::atomic<int64_t> next{0};
   parallel(threads, [&](Team& team) {
-    for (int64_t p = team.ith; room && p < panels; p += team.nth) pack_panel(op.weight, p, room + p * size);
+    for (int64_t p = team.ith; p < panels; p += team.nth) read_panel(source_of(op.weight), p, room + p * size);
     team.barrier();
     for (int64_t row; (row = next.fetch_add(kRowStep, std::memory_order_relaxed)) < op.x.shape[0];)
       for (int64_t p = 0; p < panels; ++p)
-        multiply(kernel, op, packed + p * size, p, row, std::min(kRowStep, op.x.shape[0] - row));
+        multiply(kernel, op, room + p * size, p, row, std::min(kRowStep, op.x.shape[0] - row));
+  });
+}
+
+// A weight that is packed already.
+void multiply_packed(const Linear& op, int threads, const LinearScratch& needs, Scratch& scratch) {
+  const Weight weight = part_of(*op.packed, op.first_panel, op.weight.shape[0]);
+  LinearPart part{};
+  part.weight = &weight, part.bias = op.bias, part.activation = op.activation;
+  part.y = op.y.data, part.ldy = op.y.stride[0];
+  part.residual = op.residual.data, part.ld_residual = op.residual.stride[0];
+  float *shared = scratch.take(needs.shared), *own = scratch.take(threads * needs.per_thread);
+  parallel(threads, [&](Team& team) {
+    fastattn::linear({op.x.data, op.x.shape[0], op.x.stride[0], &part, 1, shared, own + team.ith * needs.per_thread},
+                     team);
   });
 }
 
@@ -95,25 +97,18 @@ void add_up_rows(const KernelTable& kernel, const Linear& op, int threads) {
   });
 }
 
-// Floats of scratch for packed panels.
-int64_t room_for_panels(const Linear& op, bool by_rows, int threads) {
-  if (op.packed) return 0;
+// Floats of scratch for panels, and for what multiply_packed needs.
+int64_t room_for(const Linear& op, bool by_rows, int threads, const LinearScratch& needs) {
+  if (op.packed) return Scratch::padded(needs.shared) + Scratch::padded(threads * needs.per_thread);
   const int64_t held = by_rows ? panel_count(op.weight.shape[0]) : threads;
   return held * Scratch::padded(panel_floats(op.weight.shape[1]));
 }
 
 }  // namespace
 
-std::shared_ptr<Weight> pack(const In<2>& view) {
-  auto weight = std::make_shared<Weight>();
-  weight->rows = view.shape[0], weight->cols = view.shape[1];
-  const int64_t panels = weight->panel_count(), size = panel_floats(weight->cols);
-  weight->panels.resize(static_cast<size_t>(panels * size));
-  parallel(threads_for(8.0 * static_cast<double>(panels * size)), [&](Team& team) {
-    const Range mine = team.split(panels);
-    for (int64_t p = mine.begin; p < mine.end; ++p) pack_panel(view, p, weight->panels.data() + p * size);
-  });
-  return weight;
+std::shared_ptr<Weight> pack(const In<2>& view, DType type) {
+  const double elements = static_cast<double>(view.shape[0]) * static_cast<double>(view.shape[1]);
+  return packed_weight(source_of(view), type, threads_for(8.0 * elements));
 }
 
 void linear(const Linear& given) {
@@ -124,13 +119,16 @@ void linear(const Linear& given) {
   const int threads = threads_for(2.0 * passes * static_cast<double>(O) * static_cast<double>(K));
   const bool by_rows = threads > 1 && panel_count(O) < 2 * threads && rows > kRowStep;
   const bool copy = !rows_contiguous(op.x);
-  Scratch scratch(room_for_panels(op, by_rows, threads) + (copy ? Scratch::padded(rows * K) : 0));
+  const LinearScratch needs = op.packed ? linear_scratch(*op.packed, rows) : LinearScratch{};
+  Scratch scratch(room_for(op, by_rows, threads, needs) + (copy ? Scratch::padded(rows * K) : 0));
   if (copy) {
     float* x = scratch.take(rows * K);
     for (int64_t i = 0; i < rows; ++i) gather(op.x.data + i * op.x.stride[0], op.x.stride[1], K, x + i * K);
     op.x = {x, {rows, K}, {K, 1}};
   }
-  if (!op.packed && op.weight.stride[0] == 1 && rows <= kFewRows) {
+  if (op.packed) {
+    multiply_packed(op, threads, needs, scratch);
+  } else if (op.weight.stride[0] == 1 && rows <= kFewRows) {
     add_up_rows(kernels(), op, threads);
   } else if (by_rows) {
     walk_rows(kernels(), op, threads, scratch);

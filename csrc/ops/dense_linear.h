@@ -24,6 +24,6 @@ struct Linear {
 void linear(const Linear& op);
 
 // A weight packed once, for many calls.
-std::shared_ptr<Weight> pack(const In<2>& weight);
+std::shared_ptr<Weight> pack(const In<2>& weight, DType type);
 
 }  // namespace fastattn::dense

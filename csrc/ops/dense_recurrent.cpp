@@ -23,6 +23,8 @@ struct Run {
   const float* x = nullptr;    // (rows, I), rows ldx apart
   int64_t ldx = 0;
   Buffer<float> gathered, gx, gh, h, c;  // gx: (rows, O); gh: (B, O), h, c: (B, H) in `order`
+  LinearScratch scratch;                 // of both products
+  Buffer<float> room;                    // the shared scratch, then that of each thread
 
   Run(const KernelTable& k, const Recurrent& r)
       : kernel(k),
@@ -45,6 +47,12 @@ struct Run {
   int64_t sequence(int64_t i) const { return order[static_cast<size_t>(i)]; }
   size_t state_bytes() const { return static_cast<size_t>(H) * sizeof(float); }
 
+  void make_room(int threads) {
+    const LinearScratch a = linear_scratch(*op.weight_ih, total()), b = linear_scratch(*op.weight_hh, B);
+    scratch = {std::max(a.shared, b.shared), std::max(a.per_thread, b.per_thread)};
+    room.resize(static_cast<size_t>(scratch.shared + threads * scratch.per_thread));
+  }
+
   // The rows of all sequences one after the other, as they stand, or gathered: those beyond a length are not touched.
   void line_up_inputs() {
     const int64_t I = op.weight_ih->cols;
@@ -61,8 +69,12 @@ struct Run {
   int64_t row(int64_t b, int64_t t) const { return first[static_cast<size_t>(b)] + t; }
   int64_t total() const { return first.back(); }
 
-  void input_products(const Team& team) {
-    fastattn::linear({op.weight_ih, x, total(), ldx, gx.data(), O, op.bias_ih, Activation::none, nullptr, 0}, team);
+  void product(const Weight& weight, const float* bias, const float* from, int64_t ld, int64_t rows, float* y,
+               Team& team) {
+    LinearPart part{};
+    part.weight = &weight, part.bias = bias, part.y = y, part.ldy = O;
+    fastattn::linear(
+        {from, rows, ld, &part, 1, room.data(), room.data() + scratch.shared + team.ith * scratch.per_thread}, team);
   }
 
   void cell(int64_t i, int64_t step) {
@@ -83,8 +95,7 @@ struct Run {
     for (int64_t step = 0;; ++step) {
       while (running > 0 && op.lengths[sequence(running - 1)] <= step) --running;
       if (running == 0) return;
-      fastattn::linear({op.weight_hh, h.data(), running, H, gh.data(), O, op.bias_hh, Activation::none, nullptr, 0},
-                       team);
+      product(*op.weight_hh, op.bias_hh, h.data(), H, running, gh.data(), team);
       team.barrier();
       const Range mine = team.split(running);
       for (int64_t i = mine.begin; i < mine.end; ++i) cell(i, step);
@@ -121,9 +132,10 @@ void recurrent(const Recurrent& op) {
   const double per_step = 2.0 * static_cast<double>(B * O) * static_cast<double>(H);
   const int threads = per_step < kWorkPerStep ? 1 : threads_for(per_step * static_cast<double>(2 * op.x.shape[1]));
   Run run(kernels(), op);
+  run.make_room(threads);
   run.load_states();
-  parallel(threads, [&run](Team& team) {
-    run.input_products(team);
+  parallel(threads, [&](Team& team) {
+    run.product(*op.weight_ih, op.bias_ih, run.x, run.ldx, run.total(), run.gx.data(), team);
     team.barrier();
     run.steps(team);
   });

@@ -104,4 +104,16 @@ void embedding(const int64_t* ids, int64_t count, const In<2>& table, float scal
   });
 }
 
+void embedding(const int64_t* ids, int64_t count, const Weight& table, float scale, float* y) {
+  const KernelTable& k = kernels();
+  const int64_t C = table.cols;
+  parallel(threads_for(kCopyCost * static_cast<double>(count) * static_cast<double>(C)), [&](Team& team) {
+    const Range mine = team.split(count);
+    for (int64_t i = mine.begin; i < mine.end; ++i) {
+      k.unpack_row(table.type, table.panel(ids[i] / kPanel), C, static_cast<int>(ids[i] % kPanel), y + i * C);
+      if (scale != 1.0f) k.scale_row(y + i * C, scale, C, y + i * C);
+    }
+  });
+}
+
 }  // namespace fastattn::dense

@@ -3,6 +3,7 @@
 
 #include "kernels/kernels.h"
 #include "ops/dense_view.h"
+#include "ops/weight.h"
 
 namespace fastattn::dense {
 
@@ -19,5 +20,6 @@ void top_k(const In<2>& x, int k, float* values, int32_t* indices);
 
 // y[i] = table[ids[i]] * scale: (count, C). The ids are inside the table.
 void embedding(const int64_t* ids, int64_t count, const In<2>& table, float scale, float* y);
+void embedding(const int64_t* ids, int64_t count, const Weight& table, float scale, float* y);  // packed
 
 }  // namespace fastattn::dense

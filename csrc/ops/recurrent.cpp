@@ -13,11 +13,23 @@ enum Role { weight_ih, weight_hh, bias_ih, bias_hh };
 
 const float* bias_of(const Node& n, Role role) { return n.weights[role] ? n.weights[role]->plain.data() : nullptr; }
 
-// gates = x W^T + b for `rows` rows: (rows, gates * H)
-void gates(const Node& n, Role weight, Role bias, const float* x, int64_t ldx, int64_t rows, float* y,
-           const Team& team) {
-  const int64_t O = n.weights[weight]->rows;
-  linear({n.weights[weight].get(), x, rows, ldx, y, O, bias_of(n, bias), Activation::none, nullptr, 0}, team);
+// Where the scratch of the products begins behind so many floats: on a cache line.
+int64_t room_at(int64_t floats) { return round_up(floats, 16); }
+
+// gates = x W^T + b for `rows` rows: (rows, gates * H). room: shared scratch.
+void gates(const Node& n, Frame& f, Role weight, const float* x, int64_t ldx, int64_t rows, float* y, float* room,
+           Team& team) {
+  LinearPart part{};
+  part.weight = n.weights[weight].get(), part.bias = bias_of(n, weight == weight_ih ? bias_ih : bias_hh);
+  part.y = y, part.ldy = part.weight->rows;
+  linear({x, rows, ldx, &part, 1, room, f.scratch[static_cast<size_t>(team.ith)]}, team);
+}
+
+// Scratch of both products, for at most so many rows each.
+LinearScratch gates_scratch(const Node& n, int64_t input_rows, int64_t state_rows) {
+  const LinearScratch a = linear_scratch(*n.weights[weight_ih], input_rows),
+                      b = linear_scratch(*n.weights[weight_hh], state_rows);
+  return {std::max(a.shared, b.shared), std::max(a.per_thread, b.per_thread)};
 }
 
 // h: (B, H), c: (B, H) of the LSTM. One token of every one of `rows` sequences.
@@ -38,8 +50,10 @@ void run_cell(const Node& n, Frame& f, Team& team, bool lstm) {
   const int64_t rows = f.rows_of(n.inputs[0]), O = n.weights[weight_ih]->rows, H = n.weights[weight_hh]->cols;
   float* gx = f.shared;
   float* gh = gx + rows * O;
-  gates(n, weight_ih, bias_ih, f.data(n.inputs[0]), f.cols(n.inputs[0]), rows, gx, team);
-  gates(n, weight_hh, bias_hh, f.data(n.inputs[1]), H, rows, gh, team);
+  float* room = f.shared + room_at(2 * rows * O);
+  gates(n, f, weight_ih, f.data(n.inputs[0]), f.cols(n.inputs[0]), rows, gx, room, team);
+  if (is_quantized(n.weights[weight_ih]->type)) team.barrier();  // the room is used again
+  gates(n, f, weight_hh, f.data(n.inputs[1]), H, rows, gh, room, team);
   team.barrier();
   const Cell cell{lstm, H};
   const Range mine = team.split(rows);
@@ -56,7 +70,8 @@ void run_sequence(const Node& n, Frame& f, Team& team, bool lstm) {
   float* gh = gx + f.tokens * O;
   float* h = gh + f.batch * O;
   float* c = h + f.batch * H;
-  gates(n, weight_ih, bias_ih, f.data(n.inputs[0]), f.cols(n.inputs[0]), f.tokens, gx, team);
+  float* room = f.shared + room_at((f.tokens + f.batch) * O + 2 * f.batch * H);
+  gates(n, f, weight_ih, f.data(n.inputs[0]), f.cols(n.inputs[0]), f.tokens, gx, room, team);
   if (team.ith == 0) std::memset(h, 0, static_cast<size_t>(2 * f.batch * H) * sizeof(float));
   team.barrier();
   const Cell cell{lstm, H};
@@ -64,7 +79,7 @@ void run_sequence(const Node& n, Frame& f, Team& team, bool lstm) {
   for (int64_t t = 0;; ++t) {
     while (active > 0 && f.length(f.by_length[static_cast<size_t>(active - 1)]) <= t) --active;
     if (active == 0) break;
-    gates(n, weight_hh, bias_hh, h, H, active, gh, team);
+    gates(n, f, weight_hh, h, H, active, gh, room, team);
     team.barrier();
     const Range mine = team.split(active);
     for (int64_t i = mine.begin; i < mine.end; ++i) {
@@ -92,7 +107,8 @@ double flops_of(const Node& n, int64_t rows) {
 
 Needs cell_needs(const Node& n, const Frame& f) {
   const int64_t rows = f.rows_of(n.inputs[0]);
-  return {2 * rows * n.weights[weight_ih]->rows, 0, flops_of(n, rows)};
+  const LinearScratch scratch = gates_scratch(n, rows, rows);
+  return {room_at(2 * rows * n.weights[weight_ih]->rows) + scratch.shared, scratch.per_thread, flops_of(n, rows)};
 }
 
 void run_gru_cell(const Node& n, Frame& f, Team& team) { run_cell(n, f, team, false); }
@@ -100,7 +116,9 @@ void run_lstm_cell(const Node& n, Frame& f, Team& team) { run_cell(n, f, team, t
 
 Needs sequence_needs(const Node& n, const Frame& f) {
   const int64_t O = n.weights[weight_ih]->rows, H = n.weights[weight_hh]->cols;
-  return {(f.tokens + f.batch) * O + 2 * f.batch * H, 0, flops_of(n, f.tokens)};
+  const LinearScratch scratch = gates_scratch(n, f.tokens, f.batch);
+  return {room_at((f.tokens + f.batch) * O + 2 * f.batch * H) + scratch.shared, scratch.per_thread,
+          flops_of(n, f.tokens)};
 }
 
 void run_gru_sequence(const Node& n, Frame& f, Team& team) { run_sequence(n, f, team, false); }

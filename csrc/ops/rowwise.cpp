@@ -31,12 +31,10 @@ void run_embedding(const Node& n, Frame& f, Team& team) {
   const Weight& table = *n.weights[0];
   const float scale = static_cast<float>(n.attrs.scale);
   each_row(n, f, team, [&](int64_t r) {
-    const float* entry = table.plain.data() + f.ids[r] * table.cols;
-    if (scale == 1.0f) {
-      copy(entry, table.cols, row(f, n.outputs[0], r));
-    } else {
-      kernels().scale_row(entry, scale, table.cols, row(f, n.outputs[0], r));
-    }
+    const int64_t id = f.ids[r];
+    float* out = row(f, n.outputs[0], r);
+    kernels().unpack_row(table.type, table.panel(id / kPanel), table.cols, static_cast<int>(id % kPanel), out);
+    if (scale != 1.0f) kernels().scale_row(out, scale, table.cols, out);
   });
 }
 

@@ -1,9 +1,20 @@
-// linear_panel: against double, with every epilogue, and a row alone against the same row among others.
+// The products with packed panels: against double, with every epilogue, and a row alone against the same row among
+// others; packing and unpacking; quantised rows.
+#include <algorithm>
+
 #include "dispatch/dispatch.h"
 #include "selftest/check.h"
 
 namespace fastattn::selftest {
 namespace {
+
+using Kernel = void (*)(const PanelArgs*);
+
+Kernel kernel_of(DType type) {
+  const KernelTable& k = kernels();
+  const Kernel all[] = {k.linear_float32, k.linear_bfloat16, k.linear_int8, k.linear_int4};
+  return all[static_cast<int>(type)];
+}
 
 double activate(Activation activation, double x) {
   switch (activation) {
@@ -15,39 +26,148 @@ double activate(Activation activation, double x) {
   }
 }
 
-void check_panel(int64_t rows, int64_t K, int cols, Activation activation, int form) {
-  const int64_t ldx = K + random_int(0, 3), ldy = cols + random_int(0, 2);
-  const int64_t x_size = rows ? (rows - 1) * ldx + K : 0, y_size = rows ? (rows - 1) * ldy + cols : 0;
-  const Array x = random_array(x_size), bias = random_array(cols), residual = random_array(y_size);
-  alignas(64) static float panel[200 * kPanel];
-  for (int64_t i = 0; i < K * kPanel; ++i) panel[i] = i % kPanel < cols ? random_normal() : 0.0f;
-  const Epilogue e = {form & 1 ? bias.data() : nullptr, activation, form & 2 ? residual.data() : nullptr, ldy};
+// A packed panel and the float rows it stands for, with nothing readable behind either.
+struct Panel {
+  Array bytes, rows;  // rows: (cols, K)
+
+  Panel(DType type, int64_t K, int cols) : bytes(panel_bytes(type, K) / 4), rows(cols * K) {
+    const Array columns = random_array(K * kPanel);
+    for (int64_t i = 0; i < K * kPanel; ++i)
+      if (i % kPanel >= cols) columns[i] = 0.0f;
+    kernels().pack_panel(type, columns, K, bytes.data());
+    for (int c = 0; c < cols; ++c) kernels().unpack_row(type, bytes.data(), K, c, rows + c * K);
+    check(type, columns, K, cols);
+  }
+
+  // What unpack_row gives is near what was packed.
+  void check(DType type, const float* columns, int64_t K, int cols) {
+    const double most[] = {0.0, 1.0 / 256, 1.0 / 254, 1.0 / 7};  // of the largest magnitude of the column
+    for (int c = 0; c < cols; ++c) {
+      double largest = 0.0;
+      for (int64_t k = 0; k < K; ++k) largest = std::max(largest, std::fabs(double(columns[k * kPanel + c])));
+      for (int64_t k = 0; k < K; ++k)
+        report(within(rows[c * K + k], columns[k * kPanel + c], 1.01 * most[static_cast<int>(type)] * largest),
+               "pack and unpack type=%d K=%ld c=%d k=%ld: %g, was %g", int(type), long(K), c, long(k), rows[c * K + k],
+               columns[k * kPanel + c]);
+    }
+  }
+};
+
+// Rows as the kernel of a type takes them, and the numbers these stand for.
+struct Inputs {
+  Array floats, quantized, meant;
+  int64_t ldx, stride;
+
+  Inputs(int64_t rows, int64_t K, int64_t ld)
+      : floats(random_array(rows ? (rows - 1) * ld + K : 0)),
+        quantized(rows * quantized_bytes(K) / 4),
+        meant(rows * K),
+        ldx(ld),
+        stride(quantized_bytes(K)) {}
+
+  const void* row(DType type, int64_t i) const {
+    return is_quantized(type) ? static_cast<const void*>(quantized + i * stride / 4)
+                              : static_cast<const void*>(floats + i * ldx);
+  }
+  int64_t step(DType type) const { return is_quantized(type) ? stride : ldx * 4; }
+
+  void prepare(DType type, int64_t rows, int64_t K) {
+    for (int64_t i = 0; i < rows; ++i) {
+      kernels().quantize_row(floats + i * ldx, K, quantized + i * stride / 4);
+      const int8_t* codes = reinterpret_cast<const int8_t*>(quantized.data()) + i * stride + quantized_codes(K);
+      for (int64_t k = 0; k < K; ++k) {
+        const float x = floats[i * ldx + k], scale = quantized[i * stride / 4];
+        meant[i * K + k] = is_quantized(type) ? static_cast<float>(codes[k]) * scale : x;
+        report(within(static_cast<float>(codes[k]) * scale, x, 0.501 * scale), "quantize_row K=%ld k=%ld", long(K),
+               long(k));
+      }
+      for (int64_t k = K; k < round_up(K, 64); ++k) report(codes[k] == 0, "quantize_row pads with zeros");
+    }
+  }
+};
+
+void check_panel(DType type, int64_t rows, int64_t K, int cols, Activation activation, int form) {
+  const int64_t ldy = cols + random_int(0, 2);
+  const int64_t y_size = rows ? (rows - 1) * ldy + cols : 0;
+  const Array bias = random_array(cols), residual = random_array(y_size), multiply = random_array(y_size);
+  const Panel panel(type, K, cols);
+  Inputs x(rows, K, K + random_int(0, 3));
+  x.prepare(type, rows, K);
   Array y(y_size), alone(cols);
   y.fill(-77.0f);
-  kernels().linear_panel(x, ldx, rows, panel, K, y, ldy, cols, &e);
+  PanelArgs args{};
+  args.x = x.row(type, 0), args.ldx = x.step(type), args.rows = rows, args.K = K;
+  args.panel = panel.bytes.data(), args.y = y, args.ldy = ldy, args.cols = cols;
+  args.epilogue = {form & 1 ? bias.data() : nullptr,     activation, form & 2 ? residual.data() : nullptr, ldy,
+                   form & 4 ? multiply.data() : nullptr, ldy};
+  kernel_of(type)(&args);
   for (int64_t i = 0; i < rows; ++i) {
     for (int c = 0; c < cols; ++c) {
       double s = 0.0, magnitude = 0.0;
       for (int64_t k = 0; k < K; ++k) {
-        s += double(x[i * ldx + k]) * panel[k * kPanel + c];
-        magnitude += std::fabs(double(x[i * ldx + k]) * panel[k * kPanel + c]);
+        s += double(x.meant[i * K + k]) * panel.rows[c * K + k];
+        magnitude += std::fabs(double(x.meant[i * K + k]) * panel.rows[c * K + k]);
       }
-      if (e.bias) s += bias[c], magnitude += std::fabs(bias[c]);
+      if (form & 1) s += bias[c], magnitude += std::fabs(bias[c]);
       double want = activate(activation, s);
-      // K products and sums of eps/2 each way; every activation's slope is below 1.2, and it errs by less than 4 eps
-      // |s|
-      double bound = 1.2 * kEps * double(K + 1) * magnitude + 4 * kEps * (std::fabs(s) + std::fabs(want));
-      if (e.residual) want += residual[i * ldy + c], bound += kEps * std::fabs(want);
-      report(within(y[i * ldy + c], want, bound), "linear rows=%ld K=%ld cols=%d act=%d form=%d: %g, want %g",
-             long(rows), long(K), cols, int(activation), form, y[i * ldy + c], want);
+      // K products and sums of eps/2 each way, and for quantised types three roundings of the scales; every
+      // activation's slope is below 1.2, and it errs by less than 4 eps |s|
+      double bound = 1.2 * kEps * double(K + 4) * magnitude + 4 * kEps * (std::fabs(s) + std::fabs(want));
+      if (form & 4)
+        want *= multiply[i * ldy + c], bound = bound * std::fabs(multiply[i * ldy + c]) + kEps * std::fabs(want);
+      if (form & 2) want += residual[i * ldy + c], bound += kEps * std::fabs(want);
+      report(within(y[i * ldy + c], want, bound), "linear type=%d rows=%ld K=%ld cols=%d act=%d form=%d: %g, want %g",
+             int(type), long(rows), long(K), cols, int(activation), form, y[i * ldy + c], want);
     }
-    Epilogue own = e;
-    if (own.residual) own.residual += i * ldy;
-    kernels().linear_panel(x + i * ldx, ldx, 1, panel, K, alone, ldy, cols, &own);
-    report(same_bits(alone, y + i * ldy, cols), "linear row %ld of %ld alone, K=%ld cols=%d", long(i), long(rows),
-           long(K), cols);
+    PanelArgs own = args;
+    own.x = x.row(type, i), own.rows = 1, own.y = alone;
+    if (form & 2) own.epilogue.residual += i * ldy;
+    if (form & 4) own.epilogue.multiply += i * ldy;
+    kernel_of(type)(&own);
+    report(same_bits(alone, y + i * ldy, cols), "linear type=%d row %ld of %ld alone, K=%ld cols=%d", int(type),
+           long(i), long(rows), long(K), cols);
     if (i + 1 < rows)
       for (int64_t c = cols; c < ldy; ++c) report(y[i * ldy + c] == -77.0f, "linear wrote beside its columns");
+  }
+}
+
+// The integer parts against integers: the largest codes of either sign, and the same bits from every lower level.
+void check_extremes(DType type) {
+  const int64_t K = 1024;
+  const Array columns(K * kPanel), x(K), bytes(panel_bytes(type, K) / 4), row(quantized_bytes(K) / 4), y(kPanel);
+  for (int64_t k = 0; k < K; ++k) {
+    x[k] = random_int(0, 1) ? 1.0f : -1.0f;
+    for (int c = 0; c < kPanel; ++c) columns[k * kPanel + c] = c == 0 ? x[k] : c == 1 ? -x[k] : c == 2 ? 1.0f : -1.0f;
+  }
+  kernels().pack_panel(type, columns, K, bytes.data());
+  kernels().quantize_row(x, K, row.data());
+  PanelArgs args{};
+  args.x = row.data(), args.ldx = quantized_bytes(K), args.rows = 1, args.K = K;
+  args.panel = bytes.data(), args.y = y, args.ldy = kPanel, args.cols = kPanel;
+  kernel_of(type)(&args);
+  float sum = 0.0f;
+  for (int64_t k = 0; k < K; ++k) sum += x[k];
+  const float want[] = {float(K), -float(K), sum, -sum};
+  for (int c = 0; c < 4; ++c)
+    report(within(y[c], want[c], (type == DType::int4 ? 1.0 / 256 : 1e-6) * double(K)),
+           "extreme codes type=%d column %d: %g, want %g", int(type), c, y[c], want[c]);
+}
+
+void check_odd_rows() {
+  const float inf = __builtin_inff();
+  const int64_t K = 70;
+  for (const float bad : {inf, -inf, inf - inf}) {
+    Array x = random_array(K), row(quantized_bytes(K) / 4);
+    x[K - 1] = bad;
+    kernels().quantize_row(x, K, row.data());
+    report(std::isnan(row[0]), "quantize_row of %g", bad);
+    for (int64_t i = 16; i < row.size(); ++i) report(row[i] == 0.0f, "quantize_row of %g leaves codes", bad);
+  }
+  for (const float little : {0.0f, -0.0f, 1e-38f, 1e-45f}) {
+    Array x(K), row(quantized_bytes(K) / 4);
+    x.fill(little);
+    kernels().quantize_row(x, K, row.data());
+    for (const float word : {row[0], row[1], row[16], row[40]}) report(word == 0.0f, "quantize_row of %g", little);
   }
 }
 
@@ -57,19 +177,20 @@ void test_linear() {
   const Activation activations[] = {Activation::none, Activation::tanh, Activation::relu, Activation::gelu,
                                     Activation::silu};
   int variant = 0;
-  for (int64_t rows : {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 25, 31})
-    for (int64_t K : {0, 1, 3, 16, 33, 100})
-      for (int cols : {1, 7, 8, 17, 32}) {
-        check_panel(rows, K, cols, activations[variant % 5], variant % 4);
-        ++variant;
-      }
-  // no epilogue at all
-  alignas(64) static float panel[kPanel];
-  const float x = 2.0f;
-  float y[kPanel];
-  for (int c = 0; c < kPanel; ++c) panel[c] = static_cast<float>(c);
-  kernels().linear_panel(&x, 1, 1, panel, 1, y, kPanel, kPanel, nullptr);
-  for (int c = 0; c < kPanel; ++c) report(y[c] == 2.0f * static_cast<float>(c), "linear without epilogue");
+  for (const DType type : {DType::float32, DType::bfloat16, DType::int8, DType::int4})
+    for (int64_t rows : {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 25, 31})
+      for (int64_t K : {0, 1, 3, 16, 33, 130})
+        for (int cols : {1, 7, 8, 17, 32}) {
+          if (type != DType::float32 && (variant + cols) % 3) {  // a third of these will do
+            ++variant;
+            continue;
+          }
+          check_panel(type, rows, K, cols, activations[variant % 5], variant % 8);
+          ++variant;
+        }
+  check_extremes(DType::int8);
+  check_extremes(DType::int4);
+  check_odd_rows();
 }
 
 }  // namespace fastattn::selftest

@@ -21,6 +21,18 @@
 //   bits(m)                          lane i as bit i
 //   sum(x)  maximum(x)               over the lanes, in one fixed order (maximum: no NaN among them)
 //
+//   Vi                               a vector of kLanes int32; its bytes and halves are named from the low end
+//   load_int(p)  store_int(p, x)     any alignment
+//   set1_int(s)                      all lanes = s
+//   add_int(a, b)                    wraps around;   and_int(a, b)  or_int(a, b)
+//   shift_left<N>(x)  shift_right<N>(x)      by bits, zeros come in
+//   as_int(x)  as_float(x)           the same bits
+//   to_float(x)  to_int(x)           conversion; to the nearest, ties to even, |x| < 2^22
+//   store_bytes(p, x)                the low byte of each lane, kLanes bytes
+//   dot_bytes(acc, u, s)             acc + the 4 products of the unsigned bytes of u and the signed ones of s, exact
+//   dot_nibbles(acc, u, s)           the same for bytes of u below 16, at most 8 times from an acc of set1_int(0);
+//   finish_nibbles(acc)              then this gives the sum
+//
 // This file adds what can be said in those terms.
 
 static_assert(kPage % kLanes == 0 && kPanel % kLanes == 0 && kBlock % kPage == 0,

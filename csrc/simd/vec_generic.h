@@ -9,6 +9,8 @@ constexpr bool kFused = false;
 
 typedef float Vf __attribute__((vector_size(16)));
 typedef int32_t Vi __attribute__((vector_size(16)));
+typedef uint32_t Vu __attribute__((vector_size(16)));
+typedef int16_t Vh __attribute__((vector_size(16)));
 struct Vm {
   Vi lanes;  // 0 or -1
 };
@@ -56,10 +58,49 @@ INLINE unsigned bits(Vm m) {
   return static_cast<unsigned>(b[0] | b[1] | b[2] | b[3]);
 }
 INLINE Vf scale_by_power(Vf x, Vf n) {  // adding 1.5 * 2^23 leaves the integer n in the low bits of the sum
-  typedef uint32_t Vu __attribute__((vector_size(16)));  // NaN may wrap around
-  const Vu exponent = reinterpret_cast<Vu>(n + 12582912.0f) << 23;
+  const Vu exponent = reinterpret_cast<Vu>(n + 12582912.0f) << 23;  // NaN may wrap around
   return select(is_nan(x), x, reinterpret_cast<Vf>(reinterpret_cast<Vu>(x) + exponent));
 }
+
+INLINE Vi load_int(const void* p) {
+  Vi x;
+  __builtin_memcpy(&x, p, sizeof x);
+  return x;
+}
+INLINE void store_int(void* p, Vi x) { __builtin_memcpy(p, &x, sizeof x); }
+INLINE Vi set1_int(int32_t s) { return Vi{s, s, s, s}; }
+INLINE Vi add_int(Vi a, Vi b) { return reinterpret_cast<Vi>(reinterpret_cast<Vu>(a) + reinterpret_cast<Vu>(b)); }
+INLINE Vi and_int(Vi a, Vi b) { return a & b; }
+INLINE Vi or_int(Vi a, Vi b) { return a | b; }
+template <int N>
+INLINE Vi shift_left(Vi x) {
+  return reinterpret_cast<Vi>(reinterpret_cast<Vu>(x) << N);
+}
+template <int N>
+INLINE Vi shift_right(Vi x) {
+  return reinterpret_cast<Vi>(reinterpret_cast<Vu>(x) >> N);
+}
+INLINE Vf to_float(Vi x) { return __builtin_convertvector(x, Vf); }
+INLINE Vi to_int(Vf x) { return as_int(x + 12582912.0f) - as_int(set1(12582912.0f)); }  // 1.5 * 2^23
+INLINE void store_bytes(int8_t* p, Vi x) {
+  for (int i = 0; i < kLanes; ++i) p[i] = static_cast<int8_t>(x[i]);
+}
+// low * low + high * high of the int16 in each lane
+INLINE Vi multiply_pairs(Vi a, Vi b) {
+#if defined(__SSE2__)
+  return reinterpret_cast<Vi>(_mm_madd_epi16(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
+#else
+  return ((a << 16) >> 16) * ((b << 16) >> 16) + (a >> 16) * (b >> 16);
+#endif
+}
+INLINE Vi dot_bytes(Vi acc, Vi u, Vi s) {  // even bytes, then odd ones, widened to int16
+  const Vi low = set1_int(0x00ff00ff);
+  const Vh wide = reinterpret_cast<Vh>(s);
+  acc = add_int(acc, multiply_pairs(u & low, reinterpret_cast<Vi>((wide << 8) >> 8)));
+  return add_int(acc, multiply_pairs(shift_right<8>(u) & low, reinterpret_cast<Vi>(wide >> 8)));
+}
+INLINE Vi dot_nibbles(Vi acc, Vi u, Vi s) { return dot_bytes(acc, u, s); }
+INLINE Vi finish_nibbles(Vi acc) { return acc; }
 
 INLINE float sum(Vf x) { return (x[0] + x[2]) + (x[1] + x[3]); }
 INLINE float maximum(Vf x) {

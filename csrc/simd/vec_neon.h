@@ -7,6 +7,7 @@ constexpr int kTileRows = 6;
 constexpr bool kFused = true;
 
 using Vf = float32x4_t;
+using Vi = int32x4_t;
 using Vm = uint32x4_t;
 
 INLINE Vm lanes_between(int a, int b) {
@@ -51,6 +52,45 @@ INLINE unsigned bits(Vm m) {
   const uint32x4_t weight = {1, 2, 4, 8};
   return vaddvq_u32(vandq_u32(m, weight));
 }
+
+INLINE Vi load_int(const void* p) { return vreinterpretq_s32_u8(vld1q_u8(static_cast<const uint8_t*>(p))); }
+INLINE void store_int(void* p, Vi x) { vst1q_u8(static_cast<uint8_t*>(p), vreinterpretq_u8_s32(x)); }
+INLINE Vi set1_int(int32_t s) { return vdupq_n_s32(s); }
+INLINE Vi add_int(Vi a, Vi b) { return vaddq_s32(a, b); }
+INLINE Vi and_int(Vi a, Vi b) { return vandq_s32(a, b); }
+INLINE Vi or_int(Vi a, Vi b) { return vorrq_s32(a, b); }
+template <int N>
+INLINE Vi shift_left(Vi x) {
+  return vshlq_n_s32(x, N);
+}
+template <int N>
+INLINE Vi shift_right(Vi x) {
+  return vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(x), N));
+}
+INLINE Vi as_int(Vf x) { return vreinterpretq_s32_f32(x); }
+INLINE Vf as_float(Vi x) { return vreinterpretq_f32_s32(x); }
+INLINE Vf to_float(Vi x) { return vcvtq_f32_s32(x); }
+INLINE Vi to_int(Vf x) { return vcvtnq_s32_f32(x); }
+INLINE void store_bytes(int8_t* p, Vi x) {
+  const int16x4_t h = vmovn_s32(x);
+  const int8x8_t b = vmovn_s16(vcombine_s16(h, h));
+  vst1_lane_u32(reinterpret_cast<uint32_t*>(p), vreinterpret_u32_s8(b), 0);
+}
+INLINE Vi dot_bytes(Vi acc, Vi u, Vi s) {  // products in int16 halves: 255 * 127 fits, and pairs are added in int32
+  const int16x8_t ul = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(vreinterpretq_u8_s32(u))));
+  const int16x8_t uh = vreinterpretq_s16_u16(vmovl_high_u8(vreinterpretq_u8_s32(u)));
+  const int16x8_t sl = vmovl_s8(vget_low_s8(vreinterpretq_s8_s32(s))), sh = vmovl_high_s8(vreinterpretq_s8_s32(s));
+  const int32x4_t a = vpaddq_s32(vmull_s16(vget_low_s16(ul), vget_low_s16(sl)), vmull_high_s16(ul, sl));
+  const int32x4_t b = vpaddq_s32(vmull_s16(vget_low_s16(uh), vget_low_s16(sh)), vmull_high_s16(uh, sh));
+  return vaddq_s32(acc, vpaddq_s32(a, b));
+}
+// Sums of int16, as 8 times 2 products of at most 15 * 127 are 30480.
+INLINE Vi dot_nibbles(Vi acc, Vi u, Vi s) {
+  const int8x16_t a = vreinterpretq_s8_s32(u), b = vreinterpretq_s8_s32(s);
+  const int16x8_t pairs = vpaddq_s16(vmull_s8(vget_low_s8(a), vget_low_s8(b)), vmull_high_s8(a, b));
+  return vreinterpretq_s32_s16(vaddq_s16(vreinterpretq_s16_s32(acc), pairs));
+}
+INLINE Vi finish_nibbles(Vi acc) { return vpaddlq_s16(vreinterpretq_s16_s32(acc)); }
 
 INLINE float sum(Vf x) {
   const float32x2_t h = vadd_f32(vget_low_f32(x), vget_high_f32(x));

@@ -17,7 +17,7 @@ from fastattn.ops._arrays import (
     matrix,
     optional_floats,
 )
-from fastattn.ops.packed import WeightLike, project, weight_of
+from fastattn.ops.packed import PackedWeight, WeightLike, project, weight_of
 
 ACTIVATIONS = ("none", "tanh", "sigmoid", "relu", "gelu", "gelu_tanh", "silu", "exp", "erf")
 
@@ -199,12 +199,12 @@ def rms_norm(x: ArrayLike, weight: ArrayLike | None = None, eps: float = 1e-6) -
     return out
 
 
-def embedding(ids: ArrayLike, weight: ArrayLike, scale: float = 1.0) -> Floats:
+def embedding(ids: ArrayLike, weight: WeightLike, scale: float = 1.0) -> Floats:
     """weight[ids] · scale.
 
     Args:
         ids: integers of any shape, from 0 to V - 1.
-        weight: [V, C], of any strides.
+        weight: [V, C], of any strides, or what `pack` made of it.
         scale: a factor, sqrt(C) in some Transformers.
 
     Returns:
@@ -217,13 +217,15 @@ def embedding(ids: ArrayLike, weight: ArrayLike, scale: float = 1.0) -> Floats:
     >>> embedding([1, 0], [[1.0, 2.0], [3.0, 4.0]], scale=2.0).tolist()
     [[6.0, 8.0], [2.0, 4.0]]
     """
-    index, table = integers(ids, "ids"), floats(weight, "weight")
-    expect(table, "weight", "V C", None, None)
+    index, table = integers(ids, "ids"), weight_of(weight, "weight")
+    if not isinstance(table, PackedWeight):
+        expect(table, "weight", "V C", None, None)
     if index.size and (int(index.min()) < 0 or int(index.max()) >= table.shape[0]):
         worst = index.min() if index.min() < 0 else index.max()
         raise IndexError(f"ids: expected 0 to {table.shape[0] - 1}, the rows of weight, got {int(worst)}")
     out = np.empty((*index.shape, table.shape[1]), np.float32)
-    native.embedding(index, table, scale, out.reshape(index.size, table.shape[1]))
+    rows = table.native if isinstance(table, PackedWeight) else table
+    native.embedding(index, rows, scale, out.reshape(index.size, table.shape[1]))
     return out
 
 

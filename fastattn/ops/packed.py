@@ -18,6 +18,7 @@ class PackedWeight:
 
     Attributes:
         shape: (O, I).
+        dtype: "float32", "bfloat16", "int8" or "int4".
         native: what the kernels read.
 
     >>> pack(np.eye(2)).shape
@@ -31,25 +32,35 @@ class PackedWeight:
         self.native = native_weight
         self.shape = shape
 
+    @property
+    def dtype(self) -> str:
+        return self.native.dtype
+
     def __repr__(self) -> str:
-        return f"PackedWeight([{self.shape[0]}, {self.shape[1]}])"
+        return f"PackedWeight([{self.shape[0]}, {self.shape[1]}], {self.dtype})"
 
 
 WeightLike = ArrayLike | PackedWeight
 
 
-def pack(weight: ArrayLike) -> PackedWeight:
+DTYPES = ("float32", "bfloat16", "int8", "int4")
+
+
+def pack(weight: ArrayLike, dtype: str = "float32") -> PackedWeight:
     """A weight packed once, for ops that multiply with it many times.
 
     An op that is given an array packs it at every call, which for a few rows costs more than the product; given a packed
-    weight it does not, and the result is the same, bit by bit. Taken by `linear`, `attentional_state`,
+    weight it does not, and the result is the same, bit by bit, if the type is float32. Taken by `linear`, `attentional_state`,
     `additive_attention` (W_q, W_k), `multi_head_attention`, `gru_cell`, `lstm_cell`, `gru` and `lstm`.
 
     Args:
         weight: [O, I], of any strides. It is copied: later changes to it have no effect.
+        dtype: how it is stored. "float32"; "bfloat16", rounded to the nearest; "int8", symmetric with one scale for each
+            output; "int4", symmetric with one scale for each output and 32 inputs. With int8 and int4, each row of what is
+            multiplied is quantised to int8 on the fly, and a row that holds a NaN or an infinity gives NaN.
 
     Raises:
-        TypeError: weight is no array of numbers. ValueError: it is no matrix.
+        TypeError: weight is no array of numbers. ValueError: it is no matrix, or there is no such dtype.
 
     >>> import numpy as np
     >>> from fastattn import ops
@@ -58,7 +69,9 @@ def pack(weight: ArrayLike) -> PackedWeight:
     """
     w = floats(weight, "weight")
     expect(w, "weight", "O I", None, None)
-    return PackedWeight(native.pack(w), (w.shape[0], w.shape[1]))
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype: one of {', '.join(DTYPES)} expected, got {dtype!r}")
+    return PackedWeight(native.pack(w, dtype), (w.shape[0], w.shape[1]))
 
 
 def weight_of(value: Any, name: str) -> Floats | PackedWeight:
