@@ -197,7 +197,7 @@ _BIAS: dict[str, Attr | type] = {"buckets": 0, "max_distance": 0, "bidirectional
 OPS: dict[str, Op] = {
     op.name: op
     for op in (
-        Op("embedding", ("ids",), ("weight",), {"scale": 1.0}, _embedding),
+        Op("embedding", ("ids",), ("weight",), {"scale": 1.0}, _embedding, matrices=("weight",)),
         Op("position_embedding", ("x",), ("weight",), {"offset": 0}, _position, "step"),
         Op("linear", ("x", "residual?"), ("weight", "bias?"), {"activation": "none"}, _linear, matrices=("weight",)),
         Op("layer_norm", ("x",), ("weight", "bias"), {"eps": 1e-5}, _norm),
