@@ -69,6 +69,18 @@ class TableSession:
         self.rows_computed += self.batch
         return choose(self.table[[state % len(self.table) for state in self.states]], select or Select())
 
+    def greedy(self, tokens: IntArray, most: int, stops: IntArray) -> tuple[IntArray, FloatArray]:
+        steps: list[StepResult] = []
+        while len(steps) < most:
+            steps.append(self.step(tokens, Select(k=1)))
+            tokens = steps[-1].tokens[:, 0]
+            if np.isin(tokens, stops).any():
+                break
+        return (
+            np.stack([step.tokens[:, 0] for step in steps]),
+            np.stack([step.scores[:, 0] - step.log_sum_exp for step in steps]),
+        )
+
     def reorder(self, parents: IntArray) -> None:
         self.states = [self.states[p] for p in parents]
         self.positions = [self.positions[p] for p in parents]

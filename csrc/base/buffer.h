@@ -39,6 +39,8 @@ class Buffer {
 
   T* data() { return data_; }
   const T* data() const { return data_; }
+  T* begin() { return data_; }
+  T* end() { return data_ + size_; }
   size_t size() const { return size_; }
   T& operator[](size_t i) { return data_[i]; }
   const T& operator[](size_t i) const { return data_[i]; }

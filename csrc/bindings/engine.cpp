@@ -157,7 +157,7 @@ py::array_t<T> copied(const T* data, std::vector<py::ssize_t> shape) {
 // (scores, tokens, log_sum_exp, logits or None)
 py::tuple results_of(const Session& session, int k) {
   const Frame& f = session.frame();
-  const Results& r = f.results;
+  const Results& r = *f.results;
   const py::ssize_t rows = f.last;
   py::object logits = py::none();
   if (r.logits) logits = copied(r.logits, {rows, static_cast<py::ssize_t>(r.vocabulary)});
@@ -242,6 +242,22 @@ py::tuple step(Session& session, const Ints& ids, const Longs& lengths, int k, b
   return results_of(session, k);
 }
 
+// (tokens [steps, batch], log-probabilities [steps, batch])
+py::tuple greedy(Session& session, const Ints& ids, int64_t most, const Ints& stops) {
+  const py::ssize_t batch = ids.shape(0);
+  py::array_t<int32_t> tokens({static_cast<py::ssize_t>(most), batch});
+  py::array_t<float> scores({static_cast<py::ssize_t>(most), batch});
+  int32_t* token = tokens.mutable_data();
+  float* score = scores.mutable_data();
+  int64_t done;
+  {
+    py::gil_scoped_release unlocked;
+    done = session.greedy(ids.data(), batch, most, stops.data(), stops.shape(0), token, score);
+  }
+  const py::slice taken(0, done, 1);
+  return py::make_tuple(tokens[taken], scores[taken]);
+}
+
 void reorder(Session& session, const Ints& parents) {
   py::gil_scoped_release unlocked;
   session.reorder(parents.data(), parents.shape(0));
@@ -285,6 +301,7 @@ void bind_engine(py::module_& m) {
       .def("step", &step, py::arg("ids"), py::arg("lengths"), py::arg("k"), py::arg("log_probs"), py::arg("penalty"),
            py::arg("penalised"), py::arg("banned"), py::arg("logits"), py::arg("all_rows"), py::arg("capture"),
            py::arg("vocabulary"))
+      .def("greedy", &greedy, py::arg("ids"), py::arg("most"), py::arg("stops"))
       .def("reorder", &reorder, py::arg("parents"))
       .def("captured", &captured)
       .def("profile", &Session::profile, py::arg("on"), "Times every op from now on, from zero, or no longer.")

@@ -14,6 +14,8 @@ void at_least(std::vector<T>& v, int slot, T value) {
   v[static_cast<size_t>(slot)] = value;
 }
 
+constexpr int kGrace = 3;  // ops
+
 int64_t smallest(int64_t a, int64_t b) { return a == 0 ? b : std::min(a, b); }
 
 }  // namespace
@@ -48,7 +50,8 @@ void Program::finish() {
   place_values();
 }
 
-// Linear scan: a slot is free again behind the last reader of its value. Values that are tapped or read after the step
+// Linear scan: a slot is free again some ops behind the last reader of its value, so that threads need not wait for a
+// reader before they write the next value there. Values that are tapped or read after the step
 // keep theirs. Slots are shared only between values of one shape, so that a slot's size follows from the rows of the
 // step.
 void Program::place_values() {
@@ -64,7 +67,8 @@ void Program::place_values() {
 
   std::vector<std::vector<int>> dying(static_cast<size_t>(end) + 1);
   for (size_t v = 0; v < values.size(); ++v)
-    if (last_use[v] >= 0) dying[static_cast<size_t>(last_use[v])].push_back(static_cast<int>(v));
+    if (last_use[v] >= 0)
+      dying[static_cast<size_t>(std::min(end, last_use[v] + kGrace))].push_back(static_cast<int>(v));
   std::map<std::pair<int, int64_t>, std::vector<int>> free_slots;
   const auto shape = [&](int v) {
     return std::make_pair(static_cast<int>(values[static_cast<size_t>(v)].rows), values[static_cast<size_t>(v)].cols);

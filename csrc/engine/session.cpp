@@ -8,10 +8,6 @@
 namespace fastattn {
 namespace {
 
-// Below the first an op is done by one thread: a barrier costs as much as it would save. Below the second a step stays
-// on its own thread: the others may be busy elsewhere.
-constexpr double kSerialOpFlops = 1.5e5, kSerialStepFlops = 4e6;
-
 std::vector<PagedLayer> layers_of(const std::map<int64_t, PagedLayer>& by_index, const char* what) {
   std::vector<PagedLayer> layers;
   for (const auto& [index, layer] : by_index) {
@@ -23,8 +19,6 @@ std::vector<PagedLayer> layers_of(const std::map<int64_t, PagedLayer>& by_index,
 }
 
 [[noreturn]] void bad(const std::string& message) { throw std::invalid_argument(message); }
-
-int64_t rounded(int64_t floats) { return (floats + 15) / 16 * 16; }
 
 }  // namespace
 
@@ -46,6 +40,7 @@ Session::Session(std::shared_ptr<const Program> encoder, std::shared_ptr<const P
     state_.state_width += width;
   }
   frame_.state = &state_;
+  frame_.results = &results_;
 }
 
 void Session::start(int64_t batch) {
@@ -118,6 +113,24 @@ void Session::step(const int32_t* ids, const int64_t* lengths, int64_t batch, co
   for (int64_t s = 0; s < batch; ++s) state_.sequences[static_cast<size_t>(s)].length += lengths[s];
 }
 
+int64_t Session::greedy(const int32_t* ids, int64_t batch, int64_t most, const int32_t* stops, int64_t stop_count,
+                        int32_t* tokens, float* scores) {
+  Select best;
+  best.k = 1;
+  ones_.resize(static_cast<size_t>(batch));
+  std::fill(ones_.begin(), ones_.end(), 1);
+  const auto stopped = [&](int32_t token) { return std::find(stops, stops + stop_count, token) != stops + stop_count; };
+  for (int64_t done = 0; done < most; ids = tokens, tokens += batch, scores += batch) {
+    step(ids, ones_.data(), batch, best, false, false);
+    for (int64_t s = 0; s < batch; ++s) {
+      tokens[s] = results_.tokens[static_cast<size_t>(s)];
+      scores[s] = results_.scores[static_cast<size_t>(s)] - results_.log_sum_exp[static_cast<size_t>(s)];
+    }
+    if (++done == most || std::any_of(tokens, tokens + batch, stopped)) return done;
+  }
+  return 0;
+}
+
 void Session::reorder(const int32_t* parents, int64_t n) {
   for (int64_t i = 0; i < n; ++i)
     if (parents[i] < 0 || parents[i] >= batch_)
@@ -127,55 +140,13 @@ void Session::reorder(const int32_t* parents, int64_t n) {
   batch_ = n;
 }
 
-// Row counts and the maps between rows and sequences.
 void Session::lay_out(const Program& program, const int32_t* ids, const int64_t* lengths, int64_t batch,
                       bool all_rows) {
-  Frame& f = frame_;
-  const size_t B = static_cast<size_t>(batch);
-  f.batch = batch;
-  f.ids = ids;
-  f.offsets.resize(B + 1);
-  f.positions.resize(B);
-  f.by_length.resize(B);
-  f.offsets[0] = 0;
-  for (size_t s = 0; s < B; ++s) {
-    f.offsets[s + 1] = f.offsets[s] + lengths[s];
-    f.positions[s] = &program == encoder_.get() ? 0 : state_.sequences[s].length;
-    f.by_length[s] = static_cast<int64_t>(s);
-  }
-  f.tokens = f.offsets[B];
-  if (f.tokens != batch)
-    std::sort(f.by_length.data(), f.by_length.data() + B,
-              [&](int64_t a, int64_t b) { return f.length(a) != f.length(b) ? f.length(a) > f.length(b) : a < b; });
-  f.last = all_rows ? f.tokens : batch;
-  f.last_rows.resize(static_cast<size_t>(f.last));
-  f.row_sequence.resize(static_cast<size_t>(f.tokens));
-  for (size_t s = 0; s < B; ++s) {
-    for (int64_t r = f.offsets[s]; r < f.offsets[s + 1]; ++r)
-      f.row_sequence[static_cast<size_t>(r)] = static_cast<int64_t>(s);
-    f.last_rows[all_rows ? 0 : s] = f.offsets[s + 1] - 1;
-  }
-  if (all_rows)
-    for (int64_t r = 0; r < f.tokens; ++r) f.last_rows[static_cast<size_t>(r)] = r;
-  place(program);
-}
-
-// Gives every value its rows in the arena.
-void Session::place(const Program& program) {
-  Frame& f = frame_;
-  f.infos = program.values.data();
-  slot_sizes_.resize(static_cast<size_t>(program.slots) + 1);
-  slot_sizes_.zero();
-  for (const ValueInfo& value : program.values)
-    if (value.slot >= 0) slot_sizes_[static_cast<size_t>(value.slot)] = rounded(f.rows(value.rows) * value.cols);
-  int64_t total = 0;
-  for (size_t slot = 0; slot <= static_cast<size_t>(program.slots); ++slot)
-    total += std::exchange(slot_sizes_[slot], total);
-  arena_.resize(static_cast<size_t>(total));
-  f.values.resize(program.values.size());
-  for (size_t v = 0; v < program.values.size(); ++v)
-    f.values[v] =
-        program.values[v].slot < 0 ? nullptr : arena_.data() + slot_sizes_[static_cast<size_t>(program.values[v].slot)];
+  const bool encoding = &program == encoder_.get();
+  frame_.ids = ids;
+  frame_.infos = program.values.data();
+  layout_.set_rows(frame_, lengths, batch, all_rows,
+                   [&](int64_t s) { return encoding ? 0 : state_.sequences[static_cast<size_t>(s)].length; });
 }
 
 // Pages for the tokens of this step. A page that others hold too is copied before it is written.
@@ -204,7 +175,7 @@ void Session::copy_pages(const Team& team) {
 }
 
 void Session::prepare_results(const Program& program, const Select& select) {
-  Results& results = frame_.results;
+  Results& results = results_;
   frame_.select = &select;
   results.vocabulary = program.output < 0 ? 0 : program.values[static_cast<size_t>(program.output)].cols;
   if (select.k < 0 || select.k > results.vocabulary)
@@ -215,20 +186,20 @@ void Session::prepare_results(const Program& program, const Select& select) {
   results.scores.resize(rows * static_cast<size_t>(select.k));
   results.tokens.resize(rows * static_cast<size_t>(select.k));
   results.log_sum_exp.resize(select.k || select.logits ? rows : 0);
-  results.logits = select.logits ? frame_.values[static_cast<size_t>(program.output)] : nullptr;
 }
 
 void Session::prepare_records(const Program& program, bool capture) {
   frame_.capture = capture;
   if (!capture) return;
-  if (frame_.records.size() < program.records.size()) frame_.records.resize(program.records.size());
+  if (records_.size() < program.records.size()) records_.resize(program.records.size());
+  frame_.records = records_.data();
   int64_t own = 0, memory = 0;
   for (int64_t s = 0; s < frame_.batch; ++s) {
     own = std::max(own, frame_.positions[static_cast<size_t>(s)] + frame_.length(s));
     if (encoder_) memory = std::max(memory, frame_.memory(s).length);
   }
   for (size_t i = 0; i < program.records.size(); ++i) {
-    Record& record = frame_.records[i];
+    Record& record = records_[i];
     record.kind = program.records[i].kind, record.layer = program.records[i].layer,
     record.heads = program.records[i].heads;
     record.rows = frame_.tokens;
@@ -240,50 +211,51 @@ void Session::prepare_records(const Program& program, bool capture) {
   }
 }
 
-// The threads walk the ops together. A cheap op is done by the first thread alone, and there is a barrier only where
-// the work of several threads meets.
+// The plan of the step, a place for every value, scratch.
+void Session::prepare_memory(const Program& program) {
+  if (plan_.update(program, frame_, num_threads_)) layout_.place(frame_, program, plan_, num_threads_);
+  results_.logits = frame_.select->logits ? frame_.data(program.output) : nullptr;
+  shared_.resize(static_cast<size_t>(plan_.shared));
+  scratch_.resize(static_cast<size_t>(plan_.per_thread * num_threads_));
+  scratch_of_.resize(static_cast<size_t>(num_threads_));
+  for (int t = 0; t < num_threads_; ++t) scratch_of_[static_cast<size_t>(t)] = scratch_.data() + t * plan_.per_thread;
+  frame_.shared = shared_.data();
+  frame_.scratch = scratch_of_.data();
+}
+
+// The threads walk the ops together, as planned.
 template <class Follower>
 void Session::walk(const Program& program, Team& team, Follower follower) {
-  bool apart = !copies_.empty();  // several threads have worked since the last barrier
+  Frame frame = frame_;
+  frame.values = layout_.values(team.ith);
+  Team alone{0, 1, nullptr};
   copy_pages(team);
+  if (!copies_.empty()) team.barrier();
   for (size_t i = 0; i < program.nodes.size(); ++i) {
     const Node& node = program.nodes[i];
-    const bool serial = serial_[i];
-    if (apart || (!serial && i > 0)) {
+    const PlannedOp planned = plan_.ops[i];
+    if (planned.barrier) {
       team.barrier();
       follower.waited(i);
     }
-    if (!serial) {
-      node.op->run(node, frame_, team);
-    } else if (team.ith == 0) {
-      Team alone{0, 1, nullptr};
-      node.op->run(node, frame_, alone);
+    if (planned.who == Who::all) {
+      node.op->run(node, frame, team);
+    } else if (planned.who == Who::each || team.ith == 0) {
+      node.op->run(node, frame, alone);
     }
     follower.ran(i);
-    apart = !serial;
+  }
+  if (profiling_ && team.nth > 1) {  // the end of the region is one anyway, but nobody would see how long it takes
+    team.barrier();
+    follower.waited(program.nodes.size());
   }
 }
 
 void Session::execute(const Program& program) {
-  const size_t count = program.nodes.size();
-  Needs most;
-  serial_.resize(count);
-  double flops = static_cast<double>(copies_.size()) * static_cast<double>(state_.cache.page_floats()) * 4;
-  for (size_t i = 0; i < count; ++i) {
-    const Needs needs = program.nodes[i].op->needs(program.nodes[i], frame_);
-    most.shared = std::max(most.shared, needs.shared);
-    most.per_thread = std::max(most.per_thread, rounded(needs.per_thread));
-    serial_[i] = needs.flops < kSerialOpFlops;
-    flops += needs.flops;
-  }
-  shared_.resize(static_cast<size_t>(most.shared));
-  scratch_.resize(static_cast<size_t>(most.per_thread * num_threads_));
-  frame_.shared = shared_.data();
-  frame_.scratch.resize(static_cast<size_t>(num_threads_));
-  for (int t = 0; t < num_threads_; ++t) frame_.scratch[static_cast<size_t>(t)] = scratch_.data() + t * most.per_thread;
+  prepare_memory(program);
   last_program_ = &program;
   Profile& profile = profiles_[&program == encoder_.get() ? 0 : 1];
-  parallel(flops < kSerialStepFlops ? 1 : num_threads_, [&](Team& team) {
+  parallel(plan_.single ? 1 : num_threads_, [&](Team& team) {
     if (profiling_ && team.ith == 0) {
       walk(program, team, Watch{profile.ops});
     } else {
@@ -307,8 +279,7 @@ void Session::account(const Program& program, double seconds) {
   ++profile.steps;
   profile.rows += frame_.tokens;
   profile.seconds += seconds;
-  for (size_t i = 0; i < program.nodes.size(); ++i)
-    add_work(program.nodes[i], frame_, program.nodes[i].op->needs(program.nodes[i], frame_), profile.ops[i]);
+  for (size_t i = 0; i < program.nodes.size(); ++i) add_work(program.nodes[i], frame_, plan_.needs(i), profile.ops[i]);
 }
 
 }  // namespace fastattn

@@ -4,6 +4,8 @@
 #include <memory>
 #include <vector>
 
+#include "engine/layout.h"
+#include "engine/plan.h"
 #include "engine/profile.h"
 #include "engine/program.h"
 
@@ -21,6 +23,10 @@ class Session {
   // Feeds lengths[s] tokens to every sequence. Results are in frame().
   void step(const int32_t* ids, const int64_t* lengths, int64_t batch, const Select& select, bool all_rows,
             bool capture);
+  // Up to `most` steps of one token a sequence, each fed with the best tokens of the one before, and no more after one
+  // in which a token is among `stops`. Returns how many; tokens, and their log-probabilities in scores: (most, batch).
+  int64_t greedy(const int32_t* ids, int64_t batch, int64_t most, const int32_t* stops, int64_t stop_count,
+                 int32_t* tokens, float* scores);
   void reorder(const int32_t* parents, int64_t n);
 
   int64_t batch() const { return batch_; }
@@ -37,10 +43,10 @@ class Session {
  private:
   void check(const Program& program, const int32_t* ids, const int64_t* lengths, int64_t batch) const;
   void lay_out(const Program& program, const int32_t* ids, const int64_t* lengths, int64_t batch, bool all_rows);
-  void place(const Program& program);
   void reserve_pages();
   void prepare_results(const Program& program, const Select& select);
   void prepare_records(const Program& program, bool capture);
+  void prepare_memory(const Program& program);
   void execute(const Program& program);
   template <class Follower>
   void walk(const Program& program, Team& team, Follower follower);
@@ -54,9 +60,13 @@ class Session {
   bool encoded_ = false;
   State state_;
   Frame frame_;
-  Buffer<float> arena_, shared_, scratch_;
-  Buffer<int64_t> slot_sizes_;
-  Buffer<bool> serial_;
+  Layout layout_;
+  Plan plan_;
+  Buffer<int64_t> ones_;
+  std::vector<Record> records_;
+  Results results_;
+  Buffer<float> shared_, scratch_;
+  Buffer<float*> scratch_of_;  // by thread
   bool profiling_ = false;
   Profile profiles_[2];                              // encoder, decoder
   std::vector<std::pair<int32_t, int32_t>> copies_;  // pages written by one of several owners: (from, to)

@@ -54,10 +54,18 @@ struct Needs {
   double flops = 0, kept_bytes = 0;
 };
 
+// What an op reads and writes beside the values of the graph and its own thread's scratch.
+enum class Reach : int {
+  kept,    // what the session keeps, the shared scratch, or an input in place; its needs may differ from step to step
+  values,  // nothing
+  rows     // nothing, nor any scratch, and each row of its outputs depends on few rows of its inputs
+};
+
 struct Op {
   const char* name;
   Run run;
   Needs (*needs)(const Node&, const Frame&);
+  Reach reach = Reach::kept;
 };
 
 // The native function of a row of the op table, or null.
@@ -90,23 +98,24 @@ struct Results {
   int64_t vocabulary = 0;
 };
 
+// A step as one thread sees it. Threads differ in `values` only: some are private to each.
 struct Frame {
   int64_t batch = 0, tokens = 0, last = 0;
-  const int32_t* ids = nullptr;  // (tokens)
-  Buffer<int64_t> offsets;       // (batch + 1): first token row of each sequence
-  Buffer<int64_t> positions;     // (batch): tokens seen before this step
-  Buffer<int64_t> last_rows;     // (last): token rows that want an output
-  Buffer<int64_t> by_length;     // (batch): sequences, most tokens first
-  Buffer<int64_t> row_sequence;  // (tokens): the sequence of each token row
+  const int32_t* ids = nullptr;           // (tokens)
+  const int64_t* offsets = nullptr;       // (batch + 1): first token row of each sequence
+  const int64_t* positions = nullptr;     // (batch): tokens seen before this step
+  const int64_t* last_rows = nullptr;     // (last): token rows that want an output
+  const int64_t* by_length = nullptr;     // (batch): sequences, most tokens first
+  const int64_t* row_sequence = nullptr;  // (tokens): the sequence of each token row
   const ValueInfo* infos = nullptr;
-  Buffer<float*> values;    // by value index
-  float* shared = nullptr;  // this node's shared scratch
-  Buffer<float*> scratch;   // by thread
+  float* const* values = nullptr;   // by value index
+  float* shared = nullptr;          // this node's shared scratch
+  float* const* scratch = nullptr;  // by thread
   State* state = nullptr;
   bool capture = false;
-  std::vector<Record> records;
+  Record* records = nullptr;
   const Select* select = nullptr;
-  Results results;
+  Results* results = nullptr;
 
   int64_t rows(Rows space) const { return space == Rows::tokens ? tokens : space == Rows::batch ? batch : last; }
   int64_t rows_of(int value) const { return rows(infos[value].rows); }

@@ -38,12 +38,12 @@ void run_output(const Node& n, Frame& f, Team& team) {
   const Range mine = team.split(f.last);
   for (int64_t r = mine.begin; r < mine.end; ++r) {
     float* row = f.data(n.inputs[0]) + r * V;
-    f.results.log_sum_exp[static_cast<size_t>(r)] = k.log_sum_exp(row, V);
+    f.results->log_sum_exp[static_cast<size_t>(r)] = k.log_sum_exp(row, V);
     if (select.log_probs) k.log_softmax_row(row, V, row);
     penalise(select, r, row);
     ban(select, r, row);
     if (select.k)
-      k.top_k(row, V, select.k, f.results.scores.data() + r * select.k, f.results.tokens.data() + r * select.k);
+      k.top_k(row, V, select.k, f.results->scores.data() + r * select.k, f.results->tokens.data() + r * select.k);
   }
 }
 

@@ -7,15 +7,15 @@ namespace {
 
 // One row per row of fastattn/ops/table.py.
 const Op kOps[] = {
-    {"embedding", run_embedding, rowwise_needs},
-    {"position_embedding", run_position_embedding, rowwise_needs},
-    {"linear", run_linear, linear_needs},
-    {"layer_norm", run_layer_norm, rowwise_needs},
-    {"rms_norm", run_rms_norm, rowwise_needs},
-    {"activation", run_activation, rowwise_needs},
-    {"add", run_add, rowwise_needs},
-    {"multiply", run_multiply, rowwise_needs},
-    {"concat", run_concat, rowwise_needs},
+    {"embedding", run_embedding, rowwise_needs, Reach::rows},
+    {"position_embedding", run_position_embedding, rowwise_needs, Reach::rows},
+    {"linear", run_linear, linear_needs, Reach::values},
+    {"layer_norm", run_layer_norm, rowwise_needs, Reach::rows},
+    {"rms_norm", run_rms_norm, rowwise_needs, Reach::rows},
+    {"activation", run_activation, rowwise_needs, Reach::rows},
+    {"add", run_add, rowwise_needs, Reach::rows},
+    {"multiply", run_multiply, rowwise_needs, Reach::rows},
+    {"concat", run_concat, rowwise_needs, Reach::rows},
     {"attention", run_attention, attention_needs},
     {"memory_write", run_memory_write, memory_write_needs},
     {"cross_attention", run_cross_attention, cross_attention_needs},
@@ -27,7 +27,7 @@ const Op kOps[] = {
     {"state_write", run_state_write, rowwise_needs},
     {"memory_rows_write", run_memory_rows_write, rowwise_needs},
     {"rnn_attention", run_rnn_attention, rnn_attention_needs},
-    {"select_rows", run_select_rows, rowwise_needs},
+    {"select_rows", run_select_rows, rowwise_needs, Reach::rows},
     {"output", run_output, output_needs},
 };
 

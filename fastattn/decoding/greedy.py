@@ -14,6 +14,9 @@ from fastattn.decoding.sampling import draw, generator, warp
 from fastattn.decoding.stopping import Limits
 from fastattn.runtime import FloatArray, IntArray, Select, Session, StepResult
 
+AHEAD = 32
+"""Steps that a backend may take in one call; an interrupt is seen in between."""
+
 
 class Row:
     """A sequence being decoded: `input` it belongs to, `row` it has in the present step's result."""
@@ -48,6 +51,7 @@ class RowDecoder:
         self._session, self._options, self._eos = session, options, limits.eos
         self._processors = Processors(options, lengths, limits)
         self._idle = self._processors.idle and not options.do_sample
+        self._stops = np.array(sorted(limits.eos), np.int32)
         self._inputs = len(prompts)
         self._history = None
         if self._processors.needs_history:
@@ -62,25 +66,27 @@ class RowDecoder:
         ]
         self.live = self.rows
 
-    def advance(self) -> None:
-        """One step: every live row gets its next token, and the rows that end leave the batch."""
-        live, eos = self.live, self._eos
-        tokens, scores = self._idle_step() if self._idle else self._step()
-        self.generated += 1
+    def advance(self, ahead: int = 1) -> None:
+        """A step, or up to `ahead` of them where nothing has to be decided in between: every live row gets its next tokens,
+        and the rows that end leave the batch."""
+        live = self.live
+        columns = self._idle_steps(ahead) if self._idle else [([token], [score]) for token, score in self._step()]
         ended = False
-        for row, token, score in zip(live, tokens, scores, strict=True):
-            row.tokens.append(token)
-            row.scores.append(score)
-            if token in eos:
-                row.end_token, row.ended, ended = token, True, True
-            elif self.generated >= row.most:
+        for row, (tokens, scores) in zip(live, columns, strict=True):
+            row.tokens += tokens
+            row.scores += scores
+            if tokens[-1] in self._eos:
+                row.end_token, row.ended, ended = tokens[-1], True, True
+            elif len(row.tokens) >= row.most:
                 row.ended = ended = True
+        first = self.generated == 0
+        self.generated = len(live[0].tokens)
         if self._history is not None:
-            self._history.append(np.array([row.index for row in live], np.int32), np.array(tokens, np.int32))
-        if ended or (self.generated == 1 and len(live) > self._inputs):
+            last = np.array([row.tokens[-1] for row in live], np.int32)
+            self._history.append(np.array([row.index for row in live], np.int32), last)
+        if ended or (first and len(live) > self._inputs):
             live = self._regroup()
-            tokens = [row.tokens[-1] for row in live]
-        self._feed = np.array(tokens, np.int32)
+        self._feed = np.array([row.tokens[-1] for row in live], np.int32)
 
     def _regroup(self) -> list[Row]:
         """Keeps the session's rows of the sequences that go on, repeated where one row served several."""
@@ -91,12 +97,18 @@ class RowDecoder:
             row.row = position
         return self.live
 
-    def _idle_step(self) -> tuple[list[int], list[float]]:
-        """Greedy, and nothing to penalise, ban or force."""
-        result = self._session.step(self._feed, self._plain)
-        return result.tokens[:, 0].tolist(), (result.scores[:, 0] - result.log_sum_exp).tolist()
+    def _idle_steps(self, ahead: int) -> list[tuple[list[int], list[float]]]:
+        """Greedy, and nothing to penalise, ban or force: every row's next tokens and their log-probabilities."""
+        if self.generated == 0:
+            result = self._session.step(self._feed, self._plain)
+            tokens, scores = result.tokens, result.scores - result.log_sum_exp[:, None]
+        else:
+            most = min(ahead, min(row.most for row in self.live) - self.generated)
+            found = self._session.greedy(np.asarray(self._feed), most, self._stops)
+            tokens, scores = found[0].T, found[1].T
+        return list(zip(tokens.tolist(), scores.tolist(), strict=True))
 
-    def _step(self) -> tuple[list[int], list[float]]:
+    def _step(self) -> list[tuple[int, float]]:
         """Greedy or sampling, with processors. The session's rows are the inputs at first and the live sequences
         later."""
         first, processors = self.generated == 0, self._processors
@@ -117,7 +129,7 @@ class RowDecoder:
             token = at_column if ids is None else int(ids[row.row, at_column])
             score = float(scores[row.row, at_column])
             chosen.append((token, 0.0 if row.row in forced else self._log_probability(row, token, score, result)))
-        return [token for token, _ in chosen], [score for _, score in chosen]
+        return chosen
 
     def _pick(self, scores: FloatArray, row: Row) -> int:
         """The column of the token chosen; greedily the first, as candidates come best first."""
@@ -158,7 +170,7 @@ def decode_rows(session: Session, prompts: Sequence[IntArray], options: Generati
     """Greedy decoding or sampling of a batch: per input `num_return_sequences` hypotheses, the best first."""
     decoder = RowDecoder(session, prompts, options)
     while decoder.live:
-        decoder.advance()
+        decoder.advance(AHEAD)
     copies = options.num_return_sequences
     found = [row.hypothesis(options.length_penalty) for row in decoder.rows]
     groups = [found[i : i + copies] for i in range(0, len(found), copies)]

@@ -98,6 +98,19 @@ class ReferenceSession:
         self._kept = kept
         return packed
 
+    def greedy(self, tokens: Array, most: int, stops: Array) -> tuple[Array, Array]:
+        """Up to `most` steps fed with each step's best tokens, none after one of them is in `stops`: tokens and their
+        log-probabilities, [steps, batch] each."""
+        best, scores = [], []
+        for _ in range(most):
+            step = self.step(tokens, SimpleNamespace(k=1, log_probs=False, penalised=None, banned=None, logits=False))
+            tokens = step.tokens[:, 0]
+            best.append(tokens)
+            scores.append(step.scores[:, 0] - step.log_sum_exp)
+            if np.isin(tokens, stops).any():
+                break
+        return np.stack(best), np.stack(scores)
+
     def reorder(self, parents: Array) -> None:
         """The batch becomes [batch[p] for p in parents]."""
         parents = np.asarray(parents, np.int64)
