@@ -90,13 +90,26 @@ class LayerNorm(Module):
 
 
 class RMSNorm(Module):
-    """Zhang and Sennrich 2019: x / sqrt(mean(x²) + eps) * weight over the columns."""
+    """Zhang and Sennrich 2019, arXiv:1910.07467: x / sqrt(mean(x²) + eps) * weight over the columns."""
 
     def __init__(self, width: int, eps: float = 1e-6) -> None:
         self.weight, self._eps = Parameter(width), eps
 
     def __call__(self, x: Value) -> Value:
         return apply("rms_norm", [x], {"weight": self.weight}, eps=self._eps)[0]
+
+
+class Rotary(Module):
+    """Rotary positions for heads of `size`: called once for a step's turns, which `turn` then gives to queries and keys."""
+
+    def __init__(self, size: int, scale: float = 1.0) -> None:
+        self.inv_freq, self._scale = Parameter(size // 2), scale
+
+    def __call__(self, ids: Value) -> Value:
+        return apply("rotations", [ids], {"inv_freq": self.inv_freq}, scale=self._scale)[0]
+
+    def turn(self, x: Value, turns: Value, heads: int) -> Value:
+        return apply("rope", [x, turns], heads=heads)[0]
 
 
 _GATES = {"gru": 3, "lstm": 4}
@@ -142,6 +155,10 @@ class Recurrent(Module):
             new.append(list(apply(f"{self._cell}_cell", [x, *state], self._params(f"_l{layer}"))))
             x = new[-1][0]
         return x, new
+
+
+def multiply(a: Value, b: Value) -> Value:
+    return apply("multiply", [a, b])[0]
 
 
 def concat(values: Sequence[Value]) -> Value:

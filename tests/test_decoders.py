@@ -280,3 +280,103 @@ def test_a_profile_names_the_ops(name: str) -> None:
     assert "attention" in str(load(name).profile(PROMPTS[:3], max_new_tokens=4)) and "attention" in str(
         load(name).profile(max_new_tokens=2)
     )
+
+
+DYNAMIC = {"rope_type": "dynamic", "factor": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_attention_heads": 5}, "'num_key_value_heads' is 2, expected a divisor of 5 heads"),
+        (
+            {"head_dim": None, "num_attention_heads": 10, "num_key_value_heads": 1},
+            "'num_attention_heads' is 10, expected a",
+        ),
+        ({"head_dim": 7}, "'head_dim' is 7, expected an even number"),
+        ({"head_dim": 16}, "misshapen: layers.0.self_attn.k_proj.weight is .16, 32. in .*, expected .32, 32."),
+        ({"num_hidden_layers": 3}, "missing: layers.2.input_layernorm.weight"),
+        ({"attention_bias": True}, "missing: layers.0.self_attn.k_proj.bias"),
+        ({"mlp_bias": True}, "missing: layers.0.mlp.down_proj.bias"),
+        (
+            {"tie_word_embeddings": True},
+            "different values in lm_head.weight and model.embed_tokens.weight|different values",
+        ),
+        ({"hidden_act": "quick_gelu"}, "'hidden_act' is 'quick_gelu', expected one of"),
+        ({"rms_norm_eps": 0}, "'rms_norm_eps' is 0, expected a finite number above 0"),
+        ({"rope_theta": -1.0}, "'rope_theta' is -1.0, expected a finite number above 0"),
+        ({"partial_rotary_factor": 0.5}, "'partial_rotary_factor' is not 1"),
+        (
+            {"rope_scaling": DYNAMIC},
+            "'rope_scaling' of type 'dynamic' is not supported, expected one of .'default', 'linear'",
+        ),
+        ({"rope_scaling": {"factor": 2.0}}, "'rope_scaling' of type None is not supported"),
+        ({"rope_scaling": "linear"}, "'rope_scaling' is 'linear', expected an object or null"),
+        ({"rope_scaling": {"type": "linear"}}, "config.json, rope_scaling: 'factor' is missing"),
+        (
+            {"rope_scaling": {"rope_type": "llama3", "factor": 2.0}},
+            "config.json, rope_scaling: 'low_freq_factor' is missing",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "factor": "4"}},
+            "rope_scaling: 'factor' is '4', expected a finite number",
+        ),
+        ({"model_type": "mistral", "sliding_window": 0}, "'sliding_window' is 0, expected an integer from 1"),
+        (
+            {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 4, "layer_types": ["full_attention"]},
+            "'layer_types' is .*, expected 2 of",
+        ),
+    ],
+)
+def test_a_llama_config_that_does_not_fit_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(fastattn.LoadError, match=message) as caught:
+        fastattn.load(changed(tmp_path, "llama", change))
+    assert "\n" not in str(caught.value)
+
+
+def test_rope_as_transformers_5_writes_it(tmp_path: Path) -> None:
+    config = json.loads((GOLDEN / "llama" / "config.json").read_text())
+    moved = {"rope_parameters": {**config["rope_scaling"], "rope_theta": config["rope_theta"]}, "rope_theta": None}
+    folder = changed(tmp_path, "llama", {**moved, "rope_scaling": None})
+    assert (fastattn.load(folder).logits([PROMPTS[-1]]) == load("llama").logits([PROMPTS[-1]])).all()
+
+
+def test_layer_types_name_the_layers_with_a_window(tmp_path: Path) -> None:
+    listed = {"layer_types": ["full_attention", "sliding_attention"], "max_window_layers": 28}
+    folder = changed(tmp_path, "qwen2-windows", listed)
+    assert (fastattn.load(folder).logits([PROMPTS[-1]]) == load("qwen2-windows").logits([PROMPTS[-1]])).all()
+
+
+def test_rotary_models_go_beyond_the_positions_they_were_made_for() -> None:
+    model = load("llama")
+    ids = [2 + i for i in range(60)]
+    assert len(model.generate(ids, eos_token_id=None).token_ids) == 4  # nobody said how many
+    assert len(model.generate(ids, eos_token_id=None, max_new_tokens=20).token_ids) == 20
+    with pytest.raises(
+        fastattn.OptionError, match="positions of the model: found 64, expected more than the 70 tokens"
+    ):
+        model.generate([3] * 70)
+
+
+@pytest.mark.parametrize("isa", fastattn.isa.available())
+def test_cosines_and_sines_are_the_nearest_floats_at_every_position(isa: str) -> None:
+    """Up to position 131,072, for the angles that float32 gives (docs/numerics.md)."""
+    from fastattn.graph import tracing
+    from fastattn.models.rope import read_rope
+    from fastattn.nn import Rotary
+    from fastattn.runtime import NativeSession
+
+    inv_freq, scale = read_rope({"rope_theta": 500000.0}, 8, 131072)
+    rotary = Rotary(8, scale)
+    rotary.finalise()
+    with tracing("decoder") as (graph, ids):
+        graph.tap(rotary(ids), "turns")
+    positions = 131_073
+    with fastattn.isa.use(isa):
+        session = NativeSession({"decoder": graph}, {"inv_freq": inv_freq}, num_threads=2)
+        session.start(1)
+        session.capture = True
+        turns = session.step([np.zeros(positions, np.int32)]).taps["turns"]
+    angles = (np.arange(positions, dtype=np.float32)[:, None] * inv_freq).astype(np.float64)
+    exact = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+    assert (turns == exact.astype(np.float32)).all()

@@ -286,6 +286,29 @@ def position_case() -> Case:
     return Case(build, rounding(1))
 
 
+def inv_freq(m: Maker, half: int) -> nn.Parameter:
+    parameter = m.parameter(half)
+    m.weights[parameter.name] = (1.0 / 100.0 ** (np.arange(half) / half)).astype(np.float32)
+    return parameter
+
+
+def rotations_case(scale: float) -> Case:
+    def build(m: Maker) -> None:
+        assert m.ids is not None
+        m.out(*g.apply("rotations", [m.ids], {"inv_freq": inv_freq(m, m.size)}, scale=scale))
+
+    return Case(build, rounding(1))  # two halves: of the cosine and of the product
+
+
+def rope_case(heads: int, rest: int) -> Case:
+    def build(m: Maker) -> None:
+        assert m.ids is not None
+        x = m.table(heads * (2 * m.size + rest))
+        m.out(*g.apply("rope", [x, *g.apply("rotations", [m.ids], {"inv_freq": inv_freq(m, m.size)})], heads=heads))
+
+    return Case(build, lambda truth, weights: 2 * 3 * EPS * peak(truth["in0"]))
+
+
 def scaled_embedding(m: Maker) -> None:
     m.out(*g.apply("embedding", [m.ids], {"weight": m.parameter(ROWS, m.size)}, scale=np.sqrt(m.size).item()))  # type: ignore[list-item]
 
@@ -331,6 +354,8 @@ CASES: dict[str, dict[str, Case]] = {
     },
     "add": {"": pair_case("add")},
     "multiply": {"": pair_case("multiply")},
+    "rotations": {"": rotations_case(1.0), "scaled": rotations_case(0.37)},
+    "rope": {"": rope_case(3, 0), "partial": rope_case(2, 5)},
     "concat": {"": Case(concat_and_select, exact)},
     "select_rows": {"": Case(concat_and_select, exact)},
     "attention": {

@@ -172,6 +172,8 @@ def test_attention_records_are_distributions_over_the_keys(backend: Backend, toy
     kinds = {
         "decoder-only": {"self"},
         "slopes": {"self"},
+        "llama": {"self"},
+        "mistral": {"self"},
         "gru": {"cross"},
         "lstm": {"cross"},
         "wide-gru": {"cross"},

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastattn import graph as g
-from fastattn import isa, nn
+from fastattn import isa, models, nn
 from fastattn.reference import ReferenceSession
 from fastattn.runtime import AttentionRecord, NativeSession, StepResult
 
@@ -162,6 +162,17 @@ def transformer(seed: int = 0, **sizes: Any) -> Toy:
     return Toy(model(), random_weights(shapes, seed))
 
 
+def llama(seed: int, **changes: Any) -> Toy:
+    """The family as it is: rotary positions, grouped queries, gates."""
+    config: dict[str, Any] = {
+        "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": 20, "intermediate_size": 33, "num_hidden_layers": 2,
+        "num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 10, "max_position_embeddings": POSITIONS}  # fmt: skip
+    built = models.build({**config, **changes}, "a toy")
+    weights = random_weights(built.params, seed)
+    built.prepare(weights)
+    return Toy(built.graphs, weights)
+
+
 class Translator(nn.Module):
     """Bidirectional encoder, additive or dot attention, input feeding, attentional state."""
 
@@ -222,6 +233,8 @@ TOYS: dict[str, Callable[[], Toy]] = {
     "decoder-only": lambda: transformer(2, memory=False, heads=2, kv_heads=1, head=16),
     "buckets": lambda: transformer(7, heads=4, kv_heads=2, head=5, buckets=12),
     "slopes": lambda: transformer(8, memory=False, heads=4, head=8, kv_heads=4, slopes=True, window=150),
+    "llama": lambda: llama(7),
+    "mistral": lambda: llama(8, model_type="mistral", sliding_window=5),
     "gru": lambda: translator("gru", 3),
     "lstm": lambda: translator("lstm", 4, score="dot"),
     # large enough that the engine gives their steps to several threads

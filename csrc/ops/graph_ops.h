@@ -13,11 +13,15 @@ void run_rms_norm(const Node&, Frame&, Team&);
 void run_activation(const Node&, Frame&, Team&);
 void run_add(const Node&, Frame&, Team&);
 void run_multiply(const Node&, Frame&, Team&);
+void run_rope(const Node&, Frame&, Team&);
 void run_concat(const Node&, Frame&, Team&);
 void run_select_rows(const Node&, Frame&, Team&);
 void run_state_read(const Node&, Frame&, Team&);
 void run_state_write(const Node&, Frame&, Team&);
 void run_memory_rows_write(const Node&, Frame&, Team&);
+
+Needs rotations_needs(const Node&, const Frame&);
+void run_rotations(const Node&, Frame&, Team&);
 
 Needs linear_needs(const Node&, const Frame&);
 void run_linear(const Node&, Frame&, Team&);

@@ -15,6 +15,8 @@ const Op kOps[] = {
     {"activation", run_activation, rowwise_needs, Reach::rows},
     {"add", run_add, rowwise_needs, Reach::rows},
     {"multiply", run_multiply, rowwise_needs, Reach::rows},
+    {"rotations", run_rotations, rotations_needs, Reach::rows},
+    {"rope", run_rope, rowwise_needs, Reach::rows},
     {"concat", run_concat, rowwise_needs, Reach::rows},
     {"attention", run_attention, attention_needs},
     {"memory_write", run_memory_write, memory_write_needs},

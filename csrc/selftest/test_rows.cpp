@@ -129,6 +129,29 @@ void check_elementwise(int n) {
     report(sum[i] == a[i] + b[i] && product[i] == a[i] * b[i] && scaled[i] == a[i] * 0.7f, "elementwise n=%d", n);
 }
 
+// Each output is a product and a fused one: two roundings of products, one of the sum.
+void check_rope(int half) {
+  for (int rest : {0, 3}) {
+    const int heads = 3, D = 2 * half + rest;
+    const Array x = random_array(heads * D), rotations = random_array(2 * half);
+    Array y(heads * D);
+    kernels().rope_row(x, rotations, heads, D, half, y);
+    for (int h = 0; h < heads; ++h) {
+      const float *from = x + h * D, *to = y + h * D;
+      for (int i = 0; i < half; ++i) {
+        const double a = from[i], b = from[half + i], cos = rotations[i], sin = rotations[half + i];
+        const double bound = kEps * 1.5 * (std::fabs(a * cos) + std::fabs(b * sin)),
+                     other = kEps * 1.5 * (std::fabs(b * cos) + std::fabs(a * sin));
+        report(within(to[i], a * cos - b * sin, bound) && within(to[half + i], b * cos + a * sin, other),
+               "rope half=%d [%d]: %g %g", half, i, to[i], to[half + i]);
+      }
+      report(same_bits(from + 2 * half, to + 2 * half, rest), "rope half=%d copies the rest", half);
+    }
+    kernels().rope_row(x, rotations, heads, D, half, x);
+    report(same_bits(x, y, heads * D), "rope in place half=%d", half);
+  }
+}
+
 double sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
 
 // Sums of two float inputs err by eps/2 of them; the gates by a few ULP of values below 1, slope at most 1.
@@ -158,6 +181,7 @@ void test_rows() {
     check_softmax(random_array(n));
     check_norms(n);
     check_elementwise(n);
+    check_rope(n);
     check_cells(n);
   }
   Array wide = random_array(5003);

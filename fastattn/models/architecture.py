@@ -12,6 +12,17 @@ from numpy.typing import NDArray
 from fastattn.errors import LoadError
 from fastattn.graph import Graph
 
+# Names of Hugging Face's ACT2FN -> activations of the engine. gelu_fast is gelu_new, written differently.
+ACTIVATIONS = {
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu": "gelu",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
+}
 Weights = MutableMapping[str, NDArray[Any]]
 
 
@@ -45,38 +56,52 @@ class Architecture:
 
 
 class Fields:
-    """Reads a config.json: a missing or wrong entry is a LoadError naming the key, what was found and what was expected."""
+    """Reads a config.json: a missing or wrong entry is a LoadError naming the key, what was found and what was expected.
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self._config = config
+    where: what the entries stand in, for messages.
+    """
+
+    def __init__(self, config: Mapping[str, Any], where: str = "config.json") -> None:
+        self._config, self._where = config, where
+
+    def has(self, key: str) -> bool:
+        """Whether there is an entry other than null."""
+        return self._config.get(key) is not None
 
     def _found(self, key: str, default: Any) -> Any:
         value = self._config.get(key, default)
         if value is None:
-            raise LoadError(f"config.json: {key!r} is missing")
+            raise LoadError(f"{self._where}: {key!r} is missing")
         return value
 
     def integer(self, key: str, default: int | None = None, least: int = 1, most: int = 1 << 30) -> int:
         value = self._found(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise LoadError(f"config.json: {key!r} is {value!r}, expected an integer from {least} to {most}")
+            raise LoadError(f"{self._where}: {key!r} is {value!r}, expected an integer from {least} to {most}")
         return value
 
     def number(self, key: str, default: float | None = None, above: float = -math.inf) -> float:
         value = self._found(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not above < value < math.inf:
             bound = "" if above == -math.inf else f" above {above:g}"
-            raise LoadError(f"config.json: {key!r} is {value!r}, expected a finite number{bound}")
+            raise LoadError(f"{self._where}: {key!r} is {value!r}, expected a finite number{bound}")
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
         value = self._found(key, default)
         if not isinstance(value, bool):
-            raise LoadError(f"config.json: {key!r} is {value!r}, expected true or false")
+            raise LoadError(f"{self._where}: {key!r} is {value!r}, expected true or false")
         return value
 
     def choice(self, key: str, options: Sequence[str], default: str | None = None) -> str:
         value = self._found(key, default)
         if value not in options:
-            raise LoadError(f"config.json: {key!r} is {value!r}, expected one of {list(options)}")
+            raise LoadError(f"{self._where}: {key!r} is {value!r}, expected one of {list(options)}")
         return str(value)
+
+    def choices(self, key: str, options: Sequence[str], count: int) -> list[str]:
+        """A list of `count` words, each one of `options`."""
+        value = self._found(key, None)
+        if not isinstance(value, list) or len(value) != count or not all(word in options for word in value):
+            raise LoadError(f"{self._where}: {key!r} is {value!r}, expected {count} of {list(options)}")
+        return list(value)

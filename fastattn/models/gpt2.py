@@ -15,20 +15,8 @@ import numpy as np
 
 from fastattn.errors import LoadError
 from fastattn.graph import Graph, Value, apply, tracing
-from fastattn.models.architecture import Architecture, Fields, Weights
+from fastattn.models.architecture import ACTIVATIONS, Architecture, Fields, Weights
 from fastattn.nn import Embedding, LayerNorm, Linear, Module, PositionEmbedding
-
-# Names of Hugging Face's ACT2FN that are one function; gelu_fast is gelu_new, written differently.
-ACTIVATIONS = {
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu": "gelu",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-    "tanh": "tanh",
-}
 
 
 @dataclass(frozen=True)

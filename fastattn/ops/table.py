@@ -116,6 +116,19 @@ def _activation(inputs: Sequence[Value], shapes: Shapes, attrs: Attrs) -> Result
     return _same(inputs, shapes, attrs)
 
 
+def _rotations(inputs: Sequence[Value], shapes: Shapes, attrs: Attrs) -> Result:
+    _expect(len(shapes["inv_freq"]) == 1, f"rotations: inv_freq is a vector, got {shapes['inv_freq']}")
+    return [(inputs[0].rows, 2 * shapes["inv_freq"][0])]
+
+
+def _rope(inputs: Sequence[Value], shapes: Shapes, attrs: Attrs) -> Result:
+    (x, rotations), heads = inputs, int(attrs["heads"])
+    _expect(x.rows == rotations.rows, f"rope: x of {x.rows}, rotations of {rotations.rows}")
+    _expect(x.cols % heads == 0, f"rope: {x.cols} columns for {heads} heads")
+    _expect(rotations.cols <= x.cols // heads, f"rope: {rotations.cols} columns turn in heads of {x.cols // heads}")
+    return _same(inputs, shapes, attrs)
+
+
 def _concat(inputs: Sequence[Value], shapes: Shapes, attrs: Attrs) -> Result:
     _expect(len({v.rows for v in inputs}) == 1, f"concat: row spaces {[v.rows for v in inputs]} differ")
     return [(inputs[0].rows, sum(v.cols for v in inputs))]
@@ -205,6 +218,8 @@ OPS: dict[str, Op] = {
         Op("activation", ("x",), (), {"kind": str}, _activation),
         Op("add", ("a", "b"), (), {}, _pair),
         Op("multiply", ("a", "b"), (), {}, _pair),
+        Op("rotations", ("ids",), ("inv_freq",), {"scale": 1.0}, _rotations, "step"),
+        Op("rope", ("x", "rotations"), (), {"heads": int}, _rope),
         Op("concat", ("x*",), (), {}, _concat),
         Op("attention", ("q", "k", "v"), ("bias_table?", "slopes?"), {**_HEADS, **_SELF, **_BIAS}, _attention, "step"),
         Op("memory_write", ("k", "v"), (), {"layer": int, "kv_heads": int}, _none, "step"),

@@ -110,6 +110,16 @@ def multiply(a: Array, b: Array) -> Array:
     return a * b
 
 
+def rope(x: Array, rotations: Array, *, heads: int) -> Array:
+    """Su et al. 2021, arXiv:2104.09864: in each head, columns i and i + R/2 of the first R turn by an angle; the rest stays.
+
+    rotations [rows, R]: the angles' cosines, then their sines.
+    """
+    cos, sin = np.split(rotations[:, None], 2, -1)
+    a, b, rest = np.split(x.reshape(len(x), heads, -1), [cos.shape[-1], 2 * cos.shape[-1]], -1)
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], -1).reshape(x.shape)
+
+
 def concat(*x: Array) -> Array:
     return np.concatenate(x, -1)
 
@@ -167,6 +177,7 @@ PLAIN: dict[str, Callable[..., Any]] = {
         activation,
         add,
         multiply,
+        rope,
         concat,
         gru_cell,
         lstm_cell,

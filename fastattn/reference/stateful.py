@@ -130,6 +130,14 @@ def distance_bias(
     return slopes[:, None, None] * distance.astype(slopes.dtype)
 
 
+def rotations(step: Step, ids: Array, *, inv_freq: Array, scale: float) -> Array:
+    """[rows, 2 · len(inv_freq)]: cosines, then sines, of position · inv_freq, times `scale`. The angle is rounded to
+    float32 whatever the session computes in, as in every implementation: at large positions that is felt."""
+    positions = step.kept.lengths[step.sequences[step.space]] + step.places[step.space]
+    angles = (positions.astype(np.float32)[:, None] * inv_freq.astype(np.float32)).astype(np.float64)
+    return np.concatenate([np.cos(angles), np.sin(angles)], -1).astype(step.dtype) * float(scale)
+
+
 def attention(
     step: Step,
     q: Array,
@@ -315,6 +323,7 @@ KEEPING: dict[str, Callable[..., Any]] = {
     op.__name__: op
     for op in (
         position_embedding,
+        rotations,
         attention,
         memory_write,
         cross_attention,
