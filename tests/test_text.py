@@ -20,7 +20,7 @@ from fastattn.text.codec import clean_up_spaces
 GOLDEN = Path(__file__).parent / "golden" / "text"
 CASES = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))
 FOLDERS = sorted({case["folder"] for case in CASES})
-NEEDS = {"marian": "sentencepiece", "marian_separate": "sentencepiece"}
+NEEDS = dict.fromkeys(("marian", "marian_separate", "t5", "t5_new"), "sentencepiece")
 
 
 def codec(folder: str) -> TextCodec:
@@ -85,6 +85,8 @@ def test_a_stream_does_not_wait_longer_than_it_must() -> None:
         ("words", "garden!:garden", [":"]),
         ("marian", "I eat (☃pple) and 日本, 日本!", ["☃pple", "日本"]),
         ("marian", ">>de<< garden", [">>de<<"]),
+        ("t5", "I eat (☃pple) and 日本, 日本! <extra_id_0>", ["☃pple", "日本"]),
+        ("t5_new", "the garden <extra_id_0>", []),
         ("bytes", "xylophone ☃ 日本", []),
         ("pieces", "the ☃ xylophone", ["☃", "xylophone"]),
         ("chars", "eat ☃s now", ["☃s"]),
@@ -100,6 +102,7 @@ def test_unknown_words_are_named_as_written(folder: str, text: str, unknown: lis
     [
         ("words", "I am eating", False, ["I", "am", "eating", "</s>"]),
         ("marian", "I am eating", False, ["I", "a", "m", "▁", "e", "at", "ing", "</s>"]),
+        ("t5", "an <extra_id_3>", False, ["an", "<extra_id_3>", "</s>"]),
         ("pieces", "the garden", False, ["[CLS]", "the", "garden", "[SEP]"]),
         ("bytes", "the water é", False, ["the", "water", "Ġ", "<0xC3>", "<0xA9>"]),
     ],
@@ -161,6 +164,21 @@ def test_a_folder_without_tokenizer_gives_none(tmp_path: Path) -> None:
         ("marian", "vocab.json", b'{"a": "b"}', "vocab.json: piece 'a' has the id 'b'"),
         ("marian", "vocab.json", b'{"</s>": 0, "<unk>": 1}', "'<pad>' .pad. is missing"),
         ("marian", "source.spm", b"nonsense", "source.spm: not a usable sentencepiece model"),
+        ("t5", "spiece.model", b"nonsense", "spiece.model: not a usable sentencepiece model"),
+        (
+            "t5",
+            "tokenizer_config.json",
+            b'{"eos_token": "<end>"}',
+            "spiece.model: the special token '<end>' .eos. is missing",
+        ),
+        ("t5", "tokenizer_config.json", b'{"extra_ids": -1}', "extra_ids is -1, expected a number of tokens"),
+        (
+            "t5",
+            "tokenizer_config.json",
+            b'{"added_tokens_decoder": {"x": {"content": "y"}}}',
+            "added_tokens_decoder holds 'x'",
+        ),
+        ("t5", "tokenizer_config.json", b'{"added_tokens_decoder": {"7": "y"}}', "added_tokens_decoder holds '7'"),
     ],
 )
 def test_damaged_files_are_named(tmp_path: Path, folder: str, file: str, contents: bytes, message: str) -> None:
@@ -172,7 +190,7 @@ def test_damaged_files_are_named(tmp_path: Path, folder: str, file: str, content
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("folder", ["words", "marian"])
+@pytest.mark.parametrize("folder", ["words", "marian", "t5"])
 def test_ids_beyond_the_models_vocabulary_are_refused(folder: str) -> None:
     codec(folder)
     with pytest.raises(LoadError, match="but the model's vocab_size is 10"):
@@ -191,6 +209,24 @@ def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(LoadError, match=rf'needs the package {package}: pip install "?\w+'):
         load_tokenizer(GOLDEN / folder, {})
+
+
+def test_extra_ids_are_those_the_model_has(tmp_path: Path) -> None:
+    pytest.importorskip("sentencepiece")
+    shutil.copytree(GOLDEN / "t5", tmp_path / "m")
+    count = 107  # pieces of the file
+    found = load_tokenizer(tmp_path / "m", {"vocab_size": count + 2})
+    assert found is not None
+    assert found.tokens(range(count - 1, count + 3), target=True)[1:] == [
+        "<extra_id_4>",
+        "<extra_id_3>",
+        f"<{count + 2}>",
+    ]
+    listed = {str(count): {"content": "<extra_id_0>", "lstrip": True, "rstrip": True}, "0": {"content": "<pad>"}}
+    (tmp_path / "m" / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": listed}))
+    found = load_tokenizer(tmp_path / "m", {})
+    assert found is not None
+    assert found.encode("an<extra_id_0> <pad>").ids[-3:] == [count, 0, 1]
 
 
 def test_importing_the_wrappers_loads_no_tokenizer() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from fastattn.text.codec import Encoded, PromptCodec, TextCodec, TextStream
 from fastattn.text.huggingface import HuggingFaceCodec
 from fastattn.text.marian import MarianCodec
+from fastattn.text.t5 import T5Codec
 
 __all__ = ["FORMATS", "Encoded", "PromptCodec", "TextCodec", "TextStream", "load_prompt_tokenizer", "load_tokenizer"]
 
@@ -20,6 +21,7 @@ __all__ = ["FORMATS", "Encoded", "PromptCodec", "TextCodec", "TextStream", "load
 FORMATS: list[tuple[tuple[str, ...], Callable[[Path, Mapping[str, Any]], TextCodec]]] = [
     (("source.spm", "target.spm", "vocab.json"), MarianCodec.load),
     (("tokenizer.json",), HuggingFaceCodec.load),
+    (("spiece.model",), T5Codec.load),
 ]
 
 

@@ -68,7 +68,7 @@ class MarianCodec:
             target_ids = _read_vocabulary(file)
             _check_special(file, target_ids, {name: special[name] for name in ("unk", "eos")})
             check_vocabulary(file, max(target_ids.values()), config, ("decoder_vocab_size", "vocab_size"))
-        source, target = _open(folder / "source.spm"), _open(folder / "target.spm")
+        source, target = open_pieces(folder / "source.spm"), open_pieces(folder / "target.spm")
         clean_up = bool(settings.get("clean_up_tokenization_spaces", False))
         return cls(source, target, source_ids, target_ids, special, clean_up)
 
@@ -149,9 +149,9 @@ def _read_vocabulary(file: Path) -> dict[str, int]:
 def _special_tokens(file: Path, ids: Mapping[str, int], settings: Mapping[str, Any]) -> dict[str, str]:
     special = {}
     for name, usual in (("unk", "<unk>"), ("eos", "</s>"), ("pad", "<pad>")):
-        special[name] = _content(settings.get(f"{name}_token"), usual)
+        special[name] = special_content(settings.get(f"{name}_token"), usual)
     for i, token in enumerate(settings.get("additional_special_tokens") or []):
-        special[f"additional {i}"] = _content(token, "")
+        special[f"additional {i}"] = special_content(token, "")
     _check_special(file, ids, special)
     return special
 
@@ -162,13 +162,17 @@ def _check_special(file: Path, ids: Mapping[str, int], special: Mapping[str, str
             raise LoadError(f"{file}: the special token {token!r} ({name}) is missing")
 
 
-def _content(token: Any, usual: str) -> str:
+def special_content(token: Any, usual: str) -> str:
     """A special token is written as a string, or as an object with its `content`."""
     content = token.get("content") if isinstance(token, Mapping) else token
     return content if isinstance(content, str) and content else usual
 
 
-def _open(file: Path) -> SentencePieceProcessor:
+def open_pieces(file: Path, changes: bytes = b"") -> SentencePieceProcessor:
+    """A sentencepiece model; LoadError for a damaged file and for the missing package.
+
+    changes: a serialised ModelProto that overrides fields of the file's; protocol buffers merge when they are joined.
+    """
     try:
         from sentencepiece import SentencePieceProcessor
     except ImportError:
@@ -176,7 +180,7 @@ def _open(file: Path) -> SentencePieceProcessor:
         raise LoadError(message) from None
     processor = SentencePieceProcessor()
     try:
-        processor.LoadFromSerializedProto(file.read_bytes())
+        processor.LoadFromSerializedProto(file.read_bytes() + changes)
     except (OSError, RuntimeError) as error:
         raise LoadError(f"{file}: not a usable sentencepiece model: {' '.join(str(error).split())}") from None
     return processor

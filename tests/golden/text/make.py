@@ -17,7 +17,7 @@ from pathlib import Path
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import MarianTokenizer, PreTrainedTokenizerFast
+from transformers import MarianTokenizer, PreTrainedTokenizerFast, T5Tokenizer, T5TokenizerFast
 
 from fastattn.text import load_tokenizer
 
@@ -55,6 +55,13 @@ TEXTS = [
     "e\u0301 and é",
     "a",
     "😀 two\u00a0friends\u200b",
+]
+SENTINELS = [
+    "The <extra_id_0> is <extra_id_1>.",
+    "<extra_id_4>apple<extra_id_2>",
+    "translate English to German: The garden.",
+    "apples</s>",
+    "a \u2581 b",
 ]
 
 
@@ -108,6 +115,36 @@ def make_marian(folder: Path, separate: bool = False, **options: object) -> None
         settings["separate_vocabs"] = True
     write_json(folder / "tokenizer_config.json", settings)
     (folder / "rules.tsv").unlink(missing_ok=True)
+
+
+def make_t5(folder: Path, legacy: bool = True, fast: bool = False, **options: object) -> None:
+    """A T5 folder: spiece.model, or the tokenizer.json that transformers makes of it."""
+    folder.mkdir(exist_ok=True)
+    if not options:
+        rules = folder / "rules.tsv"
+        rules.write_text("FB01\t66 69\nFF11\t31\nFF12\t32\n65 301\tE9\nA0\t20\n", encoding="utf-8")
+        options = {"normalization_rule_tsv": str(rules)}
+    ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "pad_piece": "<pad>"}
+    train_spm(ENGLISH + FRENCH, folder / "spiece", 120, **ids, **options)
+    (folder / "spiece.spm").rename(folder / "spiece.model")
+    write_json(folder / "tokenizer_config.json", {"extra_ids": 5, **({} if legacy else {"legacy": False})})
+    (folder / "rules.tsv").unlink(missing_ok=True)
+    if fast:
+        T5TokenizerFast.from_pretrained(folder).save_pretrained(folder)
+        for name in ("spiece.model", "special_tokens_map.json", "tokenizer_config.json", "added_tokens.json"):
+            (folder / name).unlink(missing_ok=True)
+
+
+def expected_t5(folder: Path) -> list[dict[str, object]]:
+    """What T5Tokenizer makes of TEXTS and of texts with sentinels, and of their ids taken as output."""
+    tokenizer = T5Tokenizer.from_pretrained(folder)
+    cases = []
+    for text in [*TEXTS, *SENTINELS]:
+        ids = tokenizer(text).input_ids
+        decoded = tokenizer.decode(ids, skip_special_tokens=True)
+        all_of_it = tokenizer.decode(ids, skip_special_tokens=False)
+        cases.append({"text": text, "ids": ids, "encoded_target": ids, "decoded": decoded, "decoded_all": all_of_it})
+    return cases
 
 
 def make_words(folder: Path) -> None:
@@ -232,7 +269,27 @@ def compare_widely(rounds: int = 4000) -> None:
                 ids = random.choices(range(size), k=random.randrange(9))
                 for skip in (True, False):
                     assert ours.decode(ids, skip) == theirs.decode(ids, skip_special_tokens=skip), ids
-    print(f"MarianCodec equals MarianTokenizer on {2 * rounds} random strings")
+    alphabet = [a for a in alphabet if ">" not in a] + [
+        "</s>",
+        "<unk>",
+        "<pad>",
+        "<extra_id_0>",
+        " <extra_id_4> ",
+        "\u2581",
+    ]
+    for legacy in (True, False):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            make_t5(folder, legacy, normalization_rule_name="nmt_nfkc")
+            theirs, ours = T5Tokenizer.from_pretrained(folder), load_tokenizer(folder, {})
+            assert ours is not None
+            for _ in range(rounds):
+                text = "x" + "".join(random.choices(alphabet, k=random.randrange(12)))
+                assert ours.encode(text).ids == theirs(text).input_ids, (legacy, text)
+                ids = random.choices(range(len(theirs)), k=random.randrange(9))
+                for skip in (True, False):
+                    assert ours.decode(ids, skip) == theirs.decode(ids, skip_special_tokens=skip), (legacy, skip, ids)
+    print(f"MarianCodec equals MarianTokenizer, and T5Codec T5Tokenizer, on {2 * rounds} random strings")
 
 
 def write_json(file: Path, contents: object) -> None:
@@ -245,6 +302,11 @@ def main() -> None:
     make_marian(HERE / "marian")
     make_marian(HERE / "marian_separate", separate=True)
     expected = {name: expected_marian(HERE / name) for name in ("marian", "marian_separate")}
+    for name, legacy in (("t5", True), ("t5_new", False)):
+        make_t5(HERE / name, legacy)
+        expected[name] = expected_t5(HERE / name)
+    make_t5(HERE / "t5_fast", fast=True)
+    expected["t5_fast"] = expected_fast(HERE / "t5_fast")
     for name, make in (("words", make_words), ("bytes", make_bytes), ("pieces", make_pieces), ("chars", make_chars)):
         make(HERE / name)
         expected[name] = expected_fast(HERE / name)
