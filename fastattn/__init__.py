@@ -12,6 +12,7 @@ from fastattn import _load  # noqa: F401  first: it loads the extension
 from fastattn import _native, isa, ops
 from fastattn.api import Model, bundled_models, check_threads, load
 from fastattn.attention_map import AttentionMap
+from fastattn.conversion import convert
 from fastattn.errors import FastattnError, InputError, LoadError, OptionError
 from fastattn.generation import Generation
 from fastattn.roofline import roofline
@@ -28,6 +29,7 @@ __all__ = [
     "OptionError",
     "__version__",
     "bundled_models",
+    "convert",
     "get_num_threads",
     "isa",
     "load",

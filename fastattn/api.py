@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import threading
 import time
@@ -21,7 +20,7 @@ from fastattn.decoding import GenerationOptions, generate, stream
 from fastattn.decoding.forced import forced
 from fastattn.errors import InputError, LoadError, OptionError
 from fastattn.generation import Candidate, Generation, Source, Step
-from fastattn.packing import COMPUTE_TYPES, PackingStore, Progress, as_float32, needed
+from fastattn.packing import COMPUTE_TYPES, Progress, needed, packed_bytes
 from fastattn.runtime import (
     AttentionRecord,
     FloatArray,
@@ -34,8 +33,8 @@ from fastattn.runtime import (
 )
 
 if TYPE_CHECKING:
+    from fastattn.assembly import Assembly
     from fastattn.loaders import Checkpoint
-    from fastattn.models.architecture import Weights
     from fastattn.profile import Profile
     from fastattn.text import PromptCodec, TextCodec
 
@@ -55,40 +54,47 @@ def bundled_models() -> list[str]:
 def load(
     path: str | os.PathLike[str],
     *,
-    compute_type: str = "float32",
+    compute_type: str | None = None,
     num_threads: int | None = None,
     backend: str = "native",
     progress: Progress | None = None,
 ) -> Model:
     """Loads a model: a directory or file in a supported format, or the name of a bundled model.
 
-    compute_type: "float32". num_threads: threads of one call, default `get_num_threads()`. backend: "native", or
+    compute_type: "float32" (the default), "bfloat16", "int8" or "int4": how matrices are kept, see docs/accuracy.md; a
+    converted model has its own. num_threads: threads of one call, default `get_num_threads()`. backend: "native", or
     "reference", plain NumPy. progress: called while weights are packed with how many parameters are done and how many there
     are. Raises LoadError naming the file or tensor at fault, OptionError for a bad option.
 
     >>> load("en-fr-bahdanau").generate("I am eating an apple").text
     'je mange une pomme'
     """
-    _check_choice("backend", backend, BACKENDS)
-    _check_choice("compute_type", compute_type, COMPUTE_TYPES)
+    check_choice("backend", backend, BACKENDS)
+    if compute_type is not None:
+        check_choice("compute_type", compute_type, COMPUTE_TYPES)
     if num_threads is not None:
         check_threads(num_threads)
-    folder = Path(path)
-    name = str(path)
-    if not folder.exists():
-        if name not in bundled_models():
-            near = difflib.get_close_matches(name, bundled_models(), 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise LoadError(
-                f"{name}: no such file or directory, and no bundled model (bundled: {', '.join(bundled_models())}){hint}"
-            )
-        folder = BUNDLED / name
     from fastattn.loaders import open_checkpoint
 
-    return Model(open_checkpoint(folder), folder.name or name, num_threads, backend, compute_type, progress)
+    folder = find_model(path)
+    return Model(open_checkpoint(folder), folder.name or str(path), num_threads, backend, compute_type, progress)
 
 
-def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
+def find_model(path: str | os.PathLike[str]) -> Path:
+    """The file or folder a user means: a path, or the name of a bundled model; LoadError where there is neither."""
+    name = str(path)
+    if Path(path).exists():
+        return Path(path)
+    if name not in bundled_models():
+        near = difflib.get_close_matches(name, bundled_models(), 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise LoadError(
+            f"{name}: no such file or directory, and no bundled model (bundled: {', '.join(bundled_models())}){hint}"
+        )
+    return BUNDLED / name
+
+
+def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
         raise OptionError(f"{option}: found {value!r}, expected one of {', '.join(choices)}")
 
@@ -102,8 +108,9 @@ def check_threads(num_threads: int) -> int:
 class Model:
     """A loaded model. Safe to use from many threads at once: each call works in a session of its own.
 
-    Attributes: name, family, config (config.json), checkpoint (where the tensors came from), num_parameters,
-    tokenizer (None if the model's folder has none: it then takes and gives token ids).
+    Attributes: name, family, compute_type, config (config.json), checkpoint (where the tensors came from), num_parameters,
+    weight_bytes (all weights as they lie in memory), tokenizer (None if the model's folder has none: it then takes and gives
+    token ids).
     """
 
     def __init__(
@@ -112,22 +119,18 @@ class Model:
         name: str,
         num_threads: int | None,
         backend: str,
-        compute_type: str = "float32",
+        compute_type: str | None = None,
         progress: Progress | None = None,
     ) -> None:
-        from fastattn.models import build
+        from fastattn.assembly import assemble
         from fastattn.text import load_prompt_tokenizer, load_tokenizer
-        from fastattn.weights import bind_weights
 
         self.name, self.checkpoint, self.backend = name, checkpoint, backend
         self.config: Mapping[str, Any] = checkpoint.config
-        self._architecture = architecture = build(checkpoint.config, str(checkpoint.path))
-        self.family = architecture.family
-        bound = bind_weights(
-            architecture.params, checkpoint, architecture.rename, architecture.optional, architecture.ignore
-        )
-        self.num_parameters = sum(math.prod(architecture.params[name]) for name in bound)
-        weights = architecture.prepare(bound)
+        assembly = assemble(checkpoint)
+        self.compute_type = assembly.compute_type(compute_type)
+        self._architecture = architecture = assembly.architecture
+        self.family, self.num_parameters = architecture.family, assembly.parameters
         self._prompts_codec: PromptCodec | None = None
         self.tokenizer: TextCodec | None
         if architecture.has_encoder:
@@ -135,8 +138,7 @@ class Model:
         else:
             self.tokenizer = self._prompts_codec = load_prompt_tokenizer(checkpoint.path, checkpoint.config)
         self._num_threads = num_threads
-        self.compute_type = compute_type
-        self._new_session = self._backend(weights, progress)
+        self._new_session = self._backend(assembly, progress)
         self._sequential = architecture.graphs["decoder"].sequential
         self._pool: list[tuple[int, Session]] = []
         self._lock = threading.Lock()
@@ -146,16 +148,18 @@ class Model:
 
     # --- sessions -------------------------------------------------------------------------------------------------------
 
-    def _backend(self, weights: Weights, progress: Progress | None) -> Callable[[int], Session]:
+    def _backend(self, assembly: Assembly, progress: Progress | None) -> Callable[[int], Session]:
         graphs = self._architecture.graphs
         if self.backend == "reference":
             from fastattn.reference import ReferenceSession
 
-            plain = {item.name: as_float32(weights[item.name]) for item in needed(graphs.values())}
-            return lambda threads: ReferenceSession(graphs, plain, result=StepResult, record=AttentionRecord)
-        total = sum(math.prod(item.shape) for item in needed(graphs.values()))
-        store = PackingStore(weights, self.compute_type, self.num_threads, progress, total)
+            arrays = assembly.arrays(self.compute_type)
+            self.weight_bytes = sum(array.nbytes for array in arrays.values())
+            return lambda threads: ReferenceSession(graphs, arrays, result=StepResult, record=AttentionRecord)
+        store = assembly.store(self.compute_type, self.num_threads, progress)
         programs = NativePrograms(graphs, store, self.num_threads)
+        assembly.release()
+        self.weight_bytes = store.nbytes
         return lambda threads: NativeSession(programs, num_threads=threads)
 
     @property
@@ -175,6 +179,12 @@ class Model:
         with self._lock:  # one that raised is not kept
             if len(self._pool) < _POOLED:
                 self._pool.append((threads, session))
+
+    def weight_sizes(self) -> dict[str, int]:
+        """Compute type -> bytes of the weights in memory; of a converted model its own type only."""
+        items = list(needed(self._architecture.graphs.values()))
+        kinds = [self.compute_type] if self.checkpoint.converted else COMPUTE_TYPES
+        return {kind: sum(packed_bytes(item, kind) for item in items) for kind in kinds}
 
     # --- inputs ---------------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ them from the file (`fastattn.container`).
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -14,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastattn import _native
-from fastattn.errors import InputError
+from fastattn.errors import InputError, LoadError
 from fastattn.graph import Graph
 from fastattn.ops.table import OPS
 
 AnyArray = NDArray[Any]
 Progress = Callable[[int, int], None]  # parameters done, of how many
 
-COMPUTE_TYPES = ("float32",)
+COMPUTE_TYPES = ("float32", "bfloat16", "int8", "int4")
 
 
 class Needed(NamedTuple):
@@ -42,6 +43,20 @@ def needed(graphs: Iterable[Graph]) -> Iterator[Needed]:
                 if item not in seen:
                     seen.add(item)
                     yield item
+
+
+def packed_bytes(item: Needed, compute_type: str) -> int:
+    """How much memory a tensor takes (docs/packing.md): panels of 32 rows; int8 in quads, int4 in groups of 32 columns."""
+    if not item.matrix:
+        return 4 * math.prod(item.shape)
+    rows, columns = item.shape
+    panel = {
+        "float32": 128 * columns,
+        "bfloat16": 64 * columns,
+        "int8": 128 * -(-columns // 4) + 128,
+        "int4": 576 * -(-columns // 32),
+    }
+    return -(-rows // 32) * panel[compute_type]
 
 
 class WeightStore(Protocol):
@@ -81,17 +96,35 @@ class PackingStore:
 
     def pack(self, item: Needed) -> _native.Weight:
         """A weight of its own, not kept."""
+        array = self._array(item)
+        kind = self.compute_type if item.matrix else "float32"
+        try:
+            weight = _native.Weight(_elements(array), item.matrix, self._threads, kind, array.dtype == np.uint16)
+        except ValueError as error:
+            raise LoadError(f"tensor {item.name!r}: {error}") from None
+        self._took(array)
+        return weight
+
+    def plain(self, item: Needed) -> NDArray[np.float32]:
+        """The tensor as float32, not kept."""
+        array = self._array(item)
+        copy = np.array(as_float32(array))
+        self._took(array)
+        return copy
+
+    def _array(self, item: Needed) -> AnyArray:
         if item.name not in self._weights:
             raise InputError(f"tensor {item.name!r} is missing: expected {list(item.shape)}")
         array = self._weights[item.name]
         if array.shape != item.shape:
             raise InputError(f"tensor {item.name!r} is {list(array.shape)}, expected {list(item.shape)}")
-        weight = _native.Weight(as_float32(array), item.matrix, self._threads)
+        return array
+
+    def _took(self, array: AnyArray) -> None:
         drop_pages(array)
         self._done += array.size
         if self._progress:
             self._progress(min(self._done, self._total), self._total)
-        return weight
 
     @property
     def nbytes(self) -> int:
@@ -120,6 +153,13 @@ def as_float32(array: AnyArray) -> NDArray[np.float32]:
         return np.left_shift(bits, 16, out=bits).view(np.float32)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
         return np.require(array, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
+
+
+def _elements(array: AnyArray) -> AnyArray:
+    """The array itself where the engine can read it, else a copy: float64, elements that are not aligned."""
+    if array.dtype in (np.float32, np.float16, np.uint16):
+        return np.require(array.view(np.ndarray), array.dtype.newbyteorder("="), ["ALIGNED"])
+    return as_float32(array)
 
 
 def drop_pages(array: AnyArray) -> None:

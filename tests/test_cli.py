@@ -37,6 +37,7 @@ class FakeModel:
     name = "en-fr-bahdanau"
     family = "rnn_attention"
     num_parameters = 1234567
+    compute_type = "float32"
 
     def __init__(self, **options: Any) -> None:
         self.loaded_with = options
@@ -52,6 +53,9 @@ class FakeModel:
             constants=frozenset({"a"}),
             format="ONNX",
         )
+
+    def weight_sizes(self) -> dict[str, int]:
+        return {"float32": 4938268, "int8": 1234567}
 
     def generate(self, texts: str | list[str], **options: Any) -> Any:
         if isinstance(texts, list):
@@ -125,15 +129,21 @@ Captured = pytest.CaptureFixture[str]
 def test_the_translation_alone_goes_to_standard_output(model: FakeModel, capsys: Captured) -> None:
     assert cli.main(["translate", "I eat an apple"]) == 0
     assert capsys.readouterr() == ("je mange une pomme\n", "")
-    assert model.loaded_with == {"name": "en-fr-bahdanau", "num_threads": None, "backend": "native"}
+    assert model.loaded_with == {"name": "en-fr-bahdanau", "num_threads": None, "backend": "native", "progress": None}
     assert model.calls == [(["I eat an apple"], {})]
 
 
 def test_options_reach_the_library_by_their_names(model: FakeModel, capsys: Captured) -> None:
     options = "--num-beams 4 --max-new-tokens 9 --length-penalty -0.5 --early-stopping false --no-repeat-ngram-size 2"
-    more = "--repetition-penalty 1.5 --threads 2 --backend reference --model elsewhere"
+    more = "--repetition-penalty 1.5 --threads 2 --backend reference --compute-type int8 --model elsewhere"
     assert cli.main(["translate", "I", *options.split(), *more.split()]) == 0
-    assert model.loaded_with == {"name": "elsewhere", "num_threads": 2, "backend": "reference"}
+    assert model.loaded_with == {
+        "name": "elsewhere",
+        "num_threads": 2,
+        "backend": "reference",
+        "progress": None,
+        "compute_type": "int8",
+    }
     assert model.calls[0][1] == {
         "num_beams": 4,
         "max_new_tokens": 9,
@@ -319,6 +329,7 @@ def test_inspect_shows_where_tensors_came_from(
 ) -> None:
     assert cli.main(["inspect", "somewhere"]) == 0
     text = capsys.readouterr().out
+    assert "float32 4.9 MB, int8 1.2 MB" in text
     for part in ("rnn_attention", "1,234,567", "hidden_size  64", "2 × 3  float32  onnx::MatMul_7, transposed", "is b"):
         assert part in text
     assert cli.main(["inspect", "--json", "somewhere"]) == 0

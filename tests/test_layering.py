@@ -21,6 +21,7 @@ GRAPH = {"graph", "ops"}
 MODELS = GRAPH | {"nn", "models"}
 RUNTIME = MODELS | {"runtime", "packing", "_native", "isa", "reference"}
 API = RUNTIME | {"decoding", "loaders", "text", "weights", "attention_map", "generation", "roofline", "profile", "api"}
+API |= {"container", "assembly", "conversion"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": API | {"fastattn"},
@@ -37,7 +38,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_load": {"_native"},
     "loaders": GRAPH,
     "packing": GRAPH | {"_native"},
+    "container": GRAPH | {"loaders", "packing", "_native"},
     "weights": GRAPH | {"loaders", "packing"},
+    "assembly": MODELS | {"reference", "loaders", "packing", "container", "weights"},
+    "conversion": API,
     "text": GRAPH,
     "attention_map": set(),
     "roofline": {"_native"},

@@ -314,6 +314,7 @@ void bind_engine(py::module_& m) {
       .def_property_readonly("batch", &Session::batch)
       .def_property_readonly("pages_in_use", &Session::pages_in_use);
 
+  m.attr("LAYOUT") = kLayout;
   m.def(
       "allocation_count", [] { return allocation_count.load(); },
       "Allocations of the engine's buffers so far, in this process.");

@@ -31,6 +31,7 @@ struct Epilogue {
 // How a packed weight is stored; docs/packing.md has the layouts.
 enum class DType : int { float32, bfloat16, int8, int4 };
 
+constexpr int kLayout = 1;                     // of packed panels in files: another number once any of it changes
 constexpr int kGroup = 32;                     // k that share a scale in int4
 constexpr int64_t kInt8MaxK = 64 * 1024;       // sums of 255 * 127 stay below 2^31
 constexpr int kInt8Zero = 128, kInt4Zero = 8;  // what is added to a signed code in a panel

@@ -1,4 +1,4 @@
-"""The command line: `fastattn translate | inspect | bench | models`.
+"""The command line: `fastattn translate | convert | inspect | bench | models`.
 
 A subcommand is one row of `COMMANDS` and one module with `add_arguments(parser)` and `run(arguments)`. Results go to
 standard output, everything else to standard error. Exit codes: 0; 1 bad input or files; 2 bad usage or options;
@@ -13,11 +13,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fastattn.cli import bench, inspect, models, translate
+from fastattn.cli import bench, convert, inspect, models, translate
 from fastattn.cli.console import one_line
 from fastattn.errors import FastattnError, OptionError
 
-COMMANDS = {"translate": translate, "inspect": inspect, "bench": bench, "models": models}
+COMMANDS = {"translate": translate, "convert": convert, "inspect": inspect, "bench": bench, "models": models}
 
 BAD_INPUT, BAD_USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 

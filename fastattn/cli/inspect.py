@@ -7,6 +7,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from fastattn.cli.console import columns
+from fastattn.cli.loading import bar
+from fastattn.packing import COMPUTE_TYPES
 
 if TYPE_CHECKING:
     from fastattn.api import Model
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
     parser.add_argument("model", metavar="MODEL", help="a folder, a file, or the name of a bundled model")
+    parser.add_argument("--compute-type", choices=COMPUTE_TYPES, help="load it so (default: float32)")
     parser.add_argument("--json", action="store_true", help="the same as one JSON object")
 
 
@@ -22,7 +25,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Loads the model, so that what is shown is what runs."""
     import fastattn
 
-    description = describe(fastattn.load(arguments.model))
+    with bar(f"loading {arguments.model}") as progress:
+        model = fastattn.load(arguments.model, compute_type=arguments.compute_type, progress=progress)
+    description = describe(model)
     print(json.dumps(description, ensure_ascii=False) if arguments.json else as_text(description))
 
 
@@ -41,6 +46,8 @@ def describe(model: Model) -> dict[str, Any]:
         "format": checkpoint.format,
         "family": model.family,
         "parameters": model.num_parameters,
+        "compute_type": model.compute_type,
+        "weight_bytes": model.weight_sizes(),
         "config": dict(model.config),
         "generation_config": dict(checkpoint.generation_config),
         "tensors": tensors,
@@ -53,6 +60,9 @@ def as_text(description: dict[str, Any]) -> str:
     """What a person reads: facts, configuration, then a line per tensor with where it was found."""
     facts = [[key, str(description[key])] for key in ("model", "path", "format", "family")]
     facts.append(["parameters", f"{description['parameters']:,}"])
+    facts.append(["compute type", description["compute_type"]])
+    held = [f"{kind} {size / 1e6:,.1f} MB" for kind, size in description["weight_bytes"].items()]
+    facts.append(["weights in memory", ", ".join(held)])
     blocks = [columns(facts)]
     for title in ("config", "generation_config"):
         if description[title]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from fastattn.cli import explain
+from fastattn.cli import explain, loading
 from fastattn.cli.console import Progress, at_least, note
 from fastattn.errors import InputError, OptionError
 
@@ -53,16 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--explain", action="store_true", help="also print the five steps behind each token")
     parser.add_argument("--output-format", choices=["text", "json"], default="text", help="json: an object per line")
     parser.add_argument("--batch-size", type=at_least(1), default=16, metavar="N", help="lines at once (default: 16)")
-    parser.add_argument("--threads", type=at_least(1), metavar="N", help="threads to use (default: the CPUs available)")
-    parser.add_argument("--backend", choices=["native", "reference"], default="native", help="reference: plain NumPy")
+    loading.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Translates the lines batch by batch; the order of the output is that of the input."""
-    import fastattn
-
     lines, total, streamed = _input(arguments)
-    model = fastattn.load(arguments.model, num_threads=arguments.threads, backend=arguments.backend)
+    model = loading.load(arguments)
     options = {name: value for name in GENERATION if (value := getattr(arguments, name)) is not None}
     if arguments.early_stopping:
         options["early_stopping"] = EARLY[arguments.early_stopping]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 
 from fastattn.errors import LoadError
+from fastattn.loaders.converted import Converted, open_converted
 from fastattn.loaders.files import read_json
 from fastattn.loaders.onnx import find_onnx, load_onnx, role_of
 from fastattn.loaders.safetensors import find_safetensors, load_safetensors
@@ -38,6 +39,7 @@ class Checkpoint:
             of the calls at export and may leave out parts of the module path (see `callpaths`); `bind_weights`
             settles them. Where two files have the same call path the name starts with "role:".
         format: name of the file format it was read from.
+        converted: the packed weights, where `fastattn convert` wrote them; `tensors` then has them as bytes.
     """
 
     path: Path
@@ -49,6 +51,7 @@ class Checkpoint:
     constants: frozenset[str] = frozenset()
     call_paths: Mapping[str, str] = field(default_factory=dict)
     format: str = ""
+    converted: Converted | None = None
 
 
 class Format(NamedTuple):
@@ -63,9 +66,10 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a model: a folder, or one file of a supported format.
 
     Args:
-        path: a folder with config.json and model.safetensors (or model.safetensors.index.json and its shards) or, for ONNX,
-            encoder_model.onnx and decoder_model[_merged].onnx, or model.onnx; or one .safetensors or .onnx file. A folder
-            with both is read from safetensors, where every tensor has its own name.
+        path: a folder that `fastattn convert` wrote; a folder with config.json and model.safetensors (or
+            model.safetensors.index.json and its shards) or, for ONNX, encoder_model.onnx and decoder_model[_merged].onnx, or
+            model.onnx; or one .safetensors or .onnx file. A folder with both is read from safetensors, where every tensor has
+            its own name.
 
     Returns:
         The checkpoint; tensors are mapped, none is read yet.
@@ -119,9 +123,21 @@ def _open_safetensors(path: Path) -> Checkpoint | None:
     return Checkpoint(folder, config, generation, tensors, origin, format="safetensors")
 
 
+def _open_converted(path: Path) -> Checkpoint | None:
+    converted = open_converted(path)
+    if converted is None:
+        return None
+    folder = converted.path.parent
+    config, generation = read_json(folder / "config.json"), read_json(folder / "generation_config.json")
+    tensors = TensorMap(converted.tensors)
+    origin = {name: tensors.weight(name).origin for name in tensors}
+    return Checkpoint(folder, config, generation, tensors, origin, format="converted", converted=converted)
+
+
 _SAFETENSORS = (".safetensors", ".safetensors.index.json")
 # where a folder holds several formats the first one counts
 FORMATS: tuple[Format, ...] = (
+    Format("fastattn convert (packed.safetensors)", (), _open_converted),
     Format("safetensors (*.safetensors)", _SAFETENSORS, _open_safetensors),
     Format("ONNX (*.onnx)", (".onnx",), _open_onnx),
 )

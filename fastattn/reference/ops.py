@@ -81,7 +81,7 @@ def linear(
     x: Array, residual: Array | None = None, *, weight: Array, bias: Array | None = None, activation: str = "none"
 ) -> Array:
     """act(x Wᵀ + b) + residual."""
-    y = x @ weight.T
+    y = product(x, weight)
     if bias is not None:
         y = y + bias
     y = ACTIVATIONS[activation](y)
@@ -124,8 +124,14 @@ def concat(*x: Array) -> Array:
     return np.concatenate(x, -1)
 
 
+def product(x: Array, weight: Any) -> Array:
+    """x Wᵀ; a weight that is no array (`matrices.Quantized`) knows how it is multiplied with."""
+    return x @ weight.T if isinstance(weight, np.ndarray) else weight.product(x).astype(x.dtype)
+
+
 def project(x: Array, weight: Array, bias: Array | None) -> Array:
-    return x @ weight.T if bias is None else x @ weight.T + bias
+    y = product(x, weight)
+    return y if bias is None else y + bias
 
 
 def gru_gates(gi: Array, gh: Array, h: Array) -> Array:

@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike
 
 from fastattn.errors import InputError
 from fastattn.reference.dense import Array
+from fastattn.reference.matrices import Quantized
 from fastattn.reference.ops import PLAIN
 from fastattn.reference.stateful import KEEPING, Kept, Step
 
@@ -18,8 +19,9 @@ from fastattn.reference.stateful import KEEPING, Kept, Step
 class ReferenceSession:
     """Sequences in flight through `graphs` ("decoder", and "encoder" if there is one) with the weights of that name.
 
-    dtype: float32 as the engine computes, or float64 for the truth; scores, logits, attention and taps come in it.
-    result, record: called with the fields of `fastattn.runtime.StepResult` and `AttentionRecord` by name.
+    A weight may be `Quantized` where it is multiplied with or looked up. dtype: float32 as the engine computes, or float64
+    for the truth; scores, logits, attention and taps come in it. result, record: called with the fields of
+    `fastattn.runtime.StepResult` and `AttentionRecord` by name.
     Errors (unknown ids, positions past the table, …) are InputErrors, raised before anything has changed.
 
     >>> from fastattn.graph import apply, tracing
@@ -39,7 +41,7 @@ class ReferenceSession:
     def __init__(
         self,
         graphs: Mapping[str, Any],
-        weights: Mapping[str, Array],
+        weights: Mapping[str, Array | Quantized],
         dtype: DTypeLike = np.float32,
         *,
         result: Callable[..., Any] = SimpleNamespace,
@@ -51,8 +53,8 @@ class ReferenceSession:
         self._weights = self._take(weights)
         self._kept: Kept | None = None
 
-    def _take(self, weights: Mapping[str, Array]) -> dict[str, Array]:
-        taken: dict[str, Array] = {}
+    def _take(self, weights: Mapping[str, Array | Quantized]) -> dict[str, Any]:
+        taken: dict[str, Any] = {}
         for graph in self._graphs.values():
             for name, shape in graph.params.items():
                 if name not in weights:
@@ -60,7 +62,8 @@ class ReferenceSession:
                 if weights[name].shape != tuple(shape):
                     raise InputError(f"tensor {name!r} is {list(weights[name].shape)}, expected {list(shape)}")
                 if name not in taken:
-                    taken[name] = np.ascontiguousarray(weights[name], self.dtype)
+                    held = weights[name]
+                    taken[name] = held if isinstance(held, Quantized) else np.ascontiguousarray(held, self.dtype)
         return taken
 
     def encode(self, inputs: Sequence[Array]) -> Any:

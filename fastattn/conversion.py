@@ -1,0 +1,129 @@
+"""`convert`: a model's weights packed once and written, so that loading is mapping."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastattn import _native
+from fastattn.api import check_choice, check_threads, find_model
+from fastattn.errors import LoadError, OptionError
+from fastattn.packing import COMPUTE_TYPES, PackingStore, Progress
+
+if TYPE_CHECKING:
+    from fastattn.loaders import Checkpoint
+
+WEIGHTS = "packed.safetensors"
+# what stands beside the weights and is needed to use them; README.md and the like stay behind
+COPIED = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "target_tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "source.spm",
+    "target.spm",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+)
+
+
+def convert(
+    model: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    compute_type: str = "int8",
+    force: bool = False,
+    num_threads: int | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Writes a model as a folder that `load` maps into memory: at once, without copying, shared between processes.
+
+    model: what `load` takes. out: the folder to make; it appears when it is complete. compute_type: "float32", "bfloat16",
+    "int8" or "int4". force: replace `out` where it is a converted model. progress: as in `load`. The memory taken is that of
+    the largest tensor. Gives the folder. Raises LoadError and OptionError as `load` does, and where `out` is in the way.
+
+    >>> from fastattn.api import load
+    >>> folder = tempfile.mkdtemp()
+    >>> load(convert("en-fr-luong", folder + "/luong-int8")).generate("I see a dog").text
+    'je vois un chien'
+    """
+    check_choice("compute_type", compute_type, COMPUTE_TYPES)
+    if num_threads is not None:
+        check_threads(num_threads)
+    from fastattn.loaders import open_checkpoint
+
+    source, target = find_model(model), Path(out)
+    checkpoint = open_checkpoint(source)
+    if checkpoint.converted:
+        raise LoadError(
+            f"{source}: is converted already, to {checkpoint.converted.compute_type}; convert the original model"
+        )
+    _check_target(source, target, force)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    making = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        _write(checkpoint, making, compute_type, num_threads, progress)
+        _move(making, target)
+    except BaseException:
+        shutil.rmtree(making, ignore_errors=True)
+        raise
+    return target
+
+
+def _check_target(source: Path, target: Path, force: bool) -> None:
+    if not target.exists() and not target.is_symlink():
+        return
+    if target.resolve() in (source.resolve(), source.resolve().parent):
+        raise OptionError(f"out: {target} holds the model that is to be converted")
+    if not target.is_dir() or target.is_symlink():
+        raise OptionError(f"out: {target} exists and is no folder")
+    strange = sorted(path.name for path in target.iterdir() if path.name not in (WEIGHTS, *COPIED))
+    if strange:
+        raise OptionError(f"out: {target} holds {strange[0]!r}, which no conversion wrote; choose another folder")
+    if not force and any(target.iterdir()):
+        raise OptionError(f"out: {target} exists; force=True (--force) replaces it")
+
+
+def _write(
+    checkpoint: Checkpoint, folder: Path, compute_type: str, num_threads: int | None, progress: Progress | None
+) -> None:
+    from fastattn.assembly import assemble
+    from fastattn.container import write_converted
+
+    assembly = assemble(checkpoint)
+    store = assembly.store(compute_type, num_threads or int(_native.get_num_threads()), progress)
+    assert isinstance(store, PackingStore)
+    write_converted(folder / WEIGHTS, store, assembly.needed, assembly.architecture.family, assembly.parameters)
+    for name in COPIED:
+        if (checkpoint.path / name).is_file():
+            shutil.copyfile(checkpoint.path / name, folder / name)
+
+
+def _move(made: Path, target: Path) -> None:
+    """The finished folder takes its place; what was there is gone only then."""
+    mask = os.umask(0)
+    os.umask(mask)
+    made.chmod(0o777 & ~mask)  # a temporary folder is private
+    if not target.exists():
+        made.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    target.rename(old / target.name)
+    try:
+        made.rename(target)
+    except BaseException:
+        (old / target.name).rename(target)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)

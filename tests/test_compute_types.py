@@ -1,0 +1,206 @@
+"""Compute types: what a matrix becomes, the engine against NumPy with the same quantised weights, and what must not change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastattn
+from fastattn import _native
+from fastattn.assembly import assemble
+from fastattn.loaders import open_checkpoint
+from fastattn.packing import COMPUTE_TYPES, BFloat16Array, PackingStore, as_float32, needed
+from fastattn.reference.matrices import Quantized, in_type, unpack
+from fastattn.reference.quantized import to_bfloat16
+from fastattn.runtime import Select
+
+GOLDEN = Path(__file__).parent / "golden" / "models"
+MODELS = ["marian", "rnn-gru-additive-2-feeding", "rnn-lstm-general-1"]
+SMALL = [t for t in COMPUTE_TYPES if t != "float32"]
+# half a step, relative to the weight (bfloat16), to the largest of a channel (int8) or of a group (int4, whose steps vary)
+STEPS = {"bfloat16": 2.0**-8, "int8": 1 / 254, "int4": 1 / 13}
+
+
+def sources(name: str) -> list[list[int]]:
+    rng = np.random.default_rng(7)
+    size = 90 if name == "marian" else 20
+    return [[*rng.integers(3, size, n).tolist(), 0] for n in (5, 1, 9, 3, 12, 7, 2)]
+
+
+def hard_matrix(rows: int, columns: int) -> np.ndarray[Any, Any]:
+    """Rows of many scales, with zeros, tiny and huge values, infinities and NaN."""
+    rng = np.random.default_rng(rows * 1000 + columns)
+    w = (rng.standard_normal((rows, columns)) * 10.0 ** rng.integers(-4, 4, (rows, 1))).astype(np.float32)
+    w[0] = 0
+    w[1 % rows] = 1e-38
+    w[2 % rows, 0] = 3e15
+    w[3 % rows, columns // 2] = np.inf
+    w[4 % rows, columns - 1] = np.nan
+    return w
+
+
+@pytest.mark.parametrize("isa", fastattn.isa.available())
+@pytest.mark.parametrize("kind", COMPUTE_TYPES)
+@pytest.mark.parametrize("shape", [(1, 1), (7, 3), (32, 32), (33, 65), (100, 130), (64, 1100)])
+def test_the_engine_packs_what_numpy_says(shape: tuple[int, int], kind: str, isa: str) -> None:
+    for weight in (hard_matrix(*shape), np.random.default_rng(1).standard_normal(shape).astype(np.float32)):
+        with fastattn.isa.use(isa):
+            native = _native.Weight(weight, True, 2, kind)
+        ours = in_type(weight, kind)
+        theirs = unpack(native.packed, *shape, kind)
+        if isinstance(ours, Quantized):
+            assert isinstance(theirs, Quantized)
+            np.testing.assert_array_equal(theirs.scales, ours.scales)
+            np.testing.assert_array_equal(theirs.codes, ours.codes)
+            assert np.abs(ours.codes).max() <= (127 if kind == "int8" else 8)
+        else:
+            np.testing.assert_array_equal(theirs, ours)
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_the_error_of_a_weight_is_within_half_a_step(kind: str) -> None:
+    weight = np.random.default_rng(2).standard_normal((96, 160)).astype(np.float32)
+    held = in_type(weight, kind)
+    rows = held[np.arange(96)] if isinstance(held, Quantized) else held
+    most = np.abs(weight.reshape(96, -1, 32)).max(-1) if kind == "int4" else np.abs(weight).max(-1, keepdims=True)
+    most = np.repeat(most, 160 // most.shape[1], -1)
+    bound = STEPS[kind] * (np.abs(weight) if kind == "bfloat16" else most) * (1 + 1e-6)
+    errors = np.abs(rows - weight)
+    if kind == "int4":  # the largest may be cut off where that makes the group's error smaller
+        bound = np.where(np.abs(weight) >= 0.75 * most, 0.2 * most, bound)
+    assert (errors <= bound).all()
+
+
+def test_to_bfloat16() -> None:
+    x = np.array([1.0, 1.00390625, 1.01171875, -0.0, np.inf, 3.4e38, 1e-40], np.float32)
+    assert to_bfloat16(x).tolist()[:4] == [1.0, 1.0, 1.015625, -0.0]
+    assert np.isinf(to_bfloat16(x)[4:6]).all()
+    assert np.isnan(to_bfloat16(np.array([np.nan], np.float32)))[0]
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_what_is_kept_in_which_type(kind: str) -> None:
+    """Matrices of linear layers, recurrent weights and embeddings in the compute type; the rest in float32, once each."""
+    model = assemble(open_checkpoint(GOLDEN / "marian"))
+    matrices = {item.name for item in model.needed if item.matrix}
+    plain = {item.name for item in model.needed if not item.matrix}
+    assert not matrices & plain
+    assert all(len(model.architecture.params.get(n, (1,))) == 1 or "positions" in n or "logits" in n for n in plain)
+    assert "model.shared.weight" in matrices
+    recurrent = assemble(open_checkpoint(GOLDEN / MODELS[1]))
+    names = {item.name: item.matrix for item in recurrent.needed}
+    assert names["encoder.rnn.weight_hh_l0"] and not names["decoder.attention.v.weight"]
+    assert len({item.name for item in recurrent.needed}) == len(recurrent.needed)
+
+
+@pytest.mark.parametrize("kind", COMPUTE_TYPES)
+@pytest.mark.parametrize("name", MODELS)
+def test_the_engine_equals_numpy_with_the_same_quantised_weights(name: str, kind: str) -> None:
+    """Both quantise weights and activations alike; what float32 errs elsewhere can move an activation by one code."""
+    native = fastattn.load(GOLDEN / name, compute_type=kind)
+    plain = fastattn.load(GOLDEN / name, compute_type=kind, backend="reference")
+    assert native.compute_type == plain.compute_type == kind
+    data = np.load(GOLDEN / name / "logits.npz")
+    rows = [row[:n].tolist() for row, n in zip(data["sources"], data["lengths"], strict=True)]
+    ours, theirs = (m.logits(rows, data["targets"]) for m in (native, plain))
+    scale = np.abs(theirs).max()
+    if kind in ("float32", "bfloat16"):
+        assert np.abs(ours - theirs).max() <= 1e-5 * scale
+    else:
+        errors = np.abs(ours - theirs)
+        assert np.median(errors) <= 1e-3 * scale and errors.max() <= 2e-2 * scale
+    exact = fastattn.load(GOLDEN / name).logits(rows, data["targets"])
+    bound = {"float32": 0, "bfloat16": 0.03, "int8": 0.06, "int4": 0.6}[kind]
+    assert np.abs(ours - exact).max() <= bound * scale
+
+
+@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize("name", MODELS)
+def test_batch_padding_threads_and_the_cache_change_no_bit(name: str, kind: str) -> None:
+    one = fastattn.load(GOLDEN / name, num_threads=1, compute_type=kind)
+    two = fastattn.load(GOLDEN / name, num_threads=2, compute_type=kind)
+    given = sources(name)
+    targets = [[2, 5, 9, 4], [2, 7], [2, 8, 8], [2, 3], [2, 11, 6, 12, 4], [2, 1], [2, 2, 2]]
+    together = two.logits(given, targets)
+    for i, (source, target) in enumerate(zip(given, targets, strict=True)):
+        assert (one.logits([source], [target])[0] == together[i, : len(target)]).all()
+    if name == "marian":  # [1, 0] mask; a padded rectangle gives the rows of ragged lists
+        width = max(map(len, given))
+        rectangle = np.array([row + [0] * (width - len(row)) for row in given])
+        mask = np.array([[1] * len(row) + [0] * (width - len(row)) for row in given])
+        assert (two.logits(rectangle, targets, attention_mask=mask) == together).all()
+    for beams in (1, 3):
+        options: dict[str, Any] = {"num_beams": beams, "max_new_tokens": 8}
+        batch = two.generate(given, **options)
+        for source, result in zip(given, batch, strict=True):
+            alone = one.generate(source, **options, return_attention=True)
+            assert (alone.token_ids, alone.score) == (result.token_ids, result.score)
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_cached_steps_give_the_bits_of_one_pass(kind: str) -> None:
+    model = fastattn.load(GOLDEN / "marian", compute_type=kind)
+    inputs, target = [np.array(s, np.int32) for s in sources("marian")[:3]], np.array([100, 5, 9, 4, 7], np.int32)
+    select = Select(logits=True)
+    with model._session() as session:
+        session.encode(inputs)
+        whole = session.step([target] * 3, select, all_rows=True).logits
+        session.encode(inputs)
+        steps = [session.step(np.repeat(token, 3).astype(np.int32), select).logits for token in target]
+    assert whole is not None
+    assert (whole.reshape(3, 5, -1) == np.stack(steps, 1)).all()
+
+
+def test_int8_logits_are_near_the_same_on_every_instruction_set() -> None:
+    """Integer sums are equal; what lies between the products is float32 as ever."""
+    rng = np.random.default_rng(3)
+    x, weight = rng.standard_normal((5, 96)).astype(np.float32), rng.standard_normal((70, 96)).astype(np.float32)
+    results = []
+    for isa in fastattn.isa.available():
+        with fastattn.isa.use(isa):
+            out = np.empty((5, 70), np.float32)
+            _native.ops.linear(x, _native.ops.pack(weight, "int8"), 0, None, "none", None, out)
+            results.append(out)
+    held = in_type(weight, "int8")
+    assert isinstance(held, Quantized)
+    for out in results:
+        assert (out == results[0]).all() and (out == held.product(x)).all()
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_bundled_model_translates(kind: str, backend: str) -> None:
+    for name in fastattn.bundled_models():
+        model = fastattn.load(name, compute_type=kind, backend=backend)
+        assert model.generate("I am eating an apple").text == "je mange une pomme"
+
+
+def test_an_unknown_type_is_refused() -> None:
+    with pytest.raises(
+        fastattn.OptionError, match="compute_type: found 'int3', expected one of float32, bfloat16, int8"
+    ):
+        fastattn.load("en-fr-luong", compute_type="int3")
+
+
+def test_16_bit_checkpoints_are_packed_from_their_bits(tmp_path: Path) -> None:
+    """float16 and bfloat16 give the logits of the same values in float32."""
+    checkpoint = open_checkpoint(GOLDEN / "marian")
+    assembly = assemble(checkpoint)
+    assert assembly.weights is not None
+    rounded = {n: to_bfloat16(as_float32(assembly.weights[n])) for n in assembly.weights}
+    graphs = assembly.architecture.graphs
+    bits = {n: (a.view(np.uint32) >> 16).astype(np.uint16).view(BFloat16Array) for n, a in rounded.items()}
+    half = {n: np.asfortranarray(a.astype(np.float16)) for n, a in rounded.items()}
+    for kind in COMPUTE_TYPES:
+        for item in needed(graphs.values()):
+            plain = PackingStore(rounded, kind).get(item)
+            assert (contents(PackingStore(bits, kind).get(item)) == contents(plain)).all()
+            full = {n: a.astype(np.float32) for n, a in half.items()}
+            assert (contents(PackingStore(half, kind).get(item)) == contents(PackingStore(full, kind).get(item))).all()
+
+
+def contents(weight: _native.Weight) -> np.ndarray[Any, Any]:
+    return weight.packed if weight.packed is not None else np.zeros(1)
