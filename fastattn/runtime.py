@@ -17,6 +17,7 @@ from fastattn.errors import InputError
 from fastattn.graph import Attr, Graph, Node, check_kept
 from fastattn.ops.table import OPS
 from fastattn.packing import AnyArray, Needed, PackingStore, WeightStore
+from fastattn.passes import optimise
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int32]
@@ -129,14 +130,14 @@ class NativePrograms:
         self, graphs: Mapping[str, Graph], weights: Mapping[str, AnyArray] | WeightStore, num_threads: int
     ) -> None:
         check_kept(list(graphs.values()))
-        self.graphs = {name: graphs[name] for name in ("encoder", "decoder") if name in graphs}
+        self.graphs = {name: optimise(graphs[name]) for name in ("encoder", "decoder") if name in graphs}
         self.num_threads = num_threads
         store = PackingStore(weights, num_threads=num_threads) if isinstance(weights, Mapping) else weights
         self._slots: dict[str, dict[str, int]] = {"state": {}, "rows": {}}
         self.encoder: _native.Program | None = None
         if "encoder" in graphs:
-            self.encoder = self._compile(graphs["encoder"], store)
-        self.decoder = self._compile(graphs["decoder"], store)
+            self.encoder = self._compile(self.graphs["encoder"], store)
+        self.decoder = self._compile(self.graphs["decoder"], store)
         self.vocabulary = _output_width(graphs["decoder"])
         self.sequential = graphs["decoder"].sequential
 
@@ -177,7 +178,8 @@ class NativePrograms:
 
 
 def _output_width(graph: Graph) -> int:
-    return next((graph.values[node.inputs[0]].cols for node in graph.nodes if node.op == "output"), 0)
+    values = ((*node.outputs, *node.inputs)[0] for node in graph.nodes if node.op == "output")
+    return next((graph.values[value].cols for value in values), 0)
 
 
 _EMPTY = np.empty(0, np.int32)
@@ -259,7 +261,7 @@ class NativeSession:
 
     @property
     def graphs(self) -> Mapping[str, Graph]:
-        """The graphs as they run: "encoder", where there is one, and "decoder"."""
+        """The graphs as they run, after `fastattn.passes`: "encoder", where there is one, and "decoder"."""
         return self._programs.graphs
 
     def profile(self, on: bool) -> None:

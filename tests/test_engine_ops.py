@@ -177,6 +177,41 @@ def linear_case(activation: str, bias: bool, residual: bool) -> Case:
     return Case(build, linear_bound)
 
 
+def joined_case(count: int, bias: bool) -> Case:
+    def build(m: Maker) -> None:
+        x, params = m.table(m.size), {}
+        for i, tail in enumerate(("_a", "_b", "_c")[:count]):
+            params["weight" + tail] = m.parameter(m.size + 31 * i, m.size, scale=m.size**-0.5)
+            if bias:
+                params["bias" + tail] = m.parameter(m.size + 31 * i)
+        m.out(*g.apply("projections", [x], params))
+
+    def bound(truth: Truth, weights: Truth) -> float:
+        matrices = [w for name, w in weights.items() if w.ndim == 2 and name != "w0"]
+        return max(product(peak(truth["in0"]), w) for w in matrices) + 2 * EPS * max(map(peak, truth.values()))
+
+    return Case(build, bound)
+
+
+def gated_case(activation: str) -> Case:
+    def build(m: Maker) -> None:
+        x, params = m.table(m.size), {}
+        for tail in ("_gate", "_up"):
+            params["weight" + tail] = m.parameter(m.size + 40, m.size, scale=m.size**-0.5)
+            params["bias" + tail] = m.parameter(m.size + 40)
+        m.out(*g.apply("gated_linear", [x], params, activation=activation))
+
+    def bound(truth: Truth, weights: Truth) -> float:
+        x, matrices = peak(truth["in0"]), (weights["w1"], weights["w3"])
+        largest = max(
+            x * float(np.abs(w).sum(-1).max()) + peak(b)
+            for w, b in zip(matrices, (weights["w2"], weights["w4"]), strict=True)
+        )
+        return 2 * largest * (1.13 * max(product(x, w) for w in matrices) + (4 * EPS + ELEMENTARY) * (1 + largest))
+
+    return Case(build, bound)
+
+
 def pair_case(op: str) -> Case:
     return Case(lambda m: m.out(*g.apply(op, [m.table(m.size), m.table(m.size)])), rounding(1))
 
@@ -343,6 +378,8 @@ CASES: dict[str, dict[str, Case]] = {
         "residual": linear_case("none", bias=True, residual=True),
         "both": linear_case("relu", bias=False, residual=True),
     },
+    "projections": {"two": joined_case(2, bias=True), "three": joined_case(3, bias=False)},
+    "gated_linear": {"silu": gated_case("silu"), "gelu": gated_case("gelu")},
     "layer_norm": {"": normed("layer_norm")},
     "rms_norm": {"": normed("rms_norm")},
     "activation": {

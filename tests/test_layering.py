@@ -19,7 +19,7 @@ CSRC = PACKAGE.parent / "csrc"
 # What a unit (a module or subpackage of fastattn) may import of the others; every unit may import `errors`.
 GRAPH = {"graph", "ops"}
 MODELS = GRAPH | {"nn", "models"}
-RUNTIME = MODELS | {"runtime", "packing", "_native", "isa", "reference"}
+RUNTIME = MODELS | {"runtime", "packing", "passes", "_native", "isa", "reference"}
 API = RUNTIME | {"decoding", "loaders", "text", "weights", "attention_map", "generation", "roofline", "profile", "api"}
 API |= {"container", "assembly", "conversion"}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "conversion": API,
     "text": GRAPH,
     "attention_map": set(),
+    "passes": {"graph"},
     "roofline": {"_native"},
     "profile": GRAPH | {"runtime", "roofline"},
     "reference": set(),

@@ -72,7 +72,7 @@ void Plan::find_barriers(const Program& program) {
   for (size_t i = 0; i < ops.size(); ++i) {
     const Node& node = program.nodes[i];
     const Who who = who_[i];
-    const bool keeps = node.op->reach == Reach::kept;
+    const bool keeps = node.op->reach == Reach::kept || needs_[i].shared > 0;
     bool barrier = keeps && clashes(written_[kept], who);
     for (const int v : node.inputs) barrier = barrier || (placed(v) && clashes(written_[slot_of(v)], who));
     for (const int v : node.outputs) {

@@ -7,8 +7,9 @@ namespace fastattn {
 namespace {
 
 // A look-up reads one row of its table for each of its own; a product reads its weights once.
-double bytes_of_weights(const Node& node, const Frame& frame) {
+double bytes_of_weights(const Node& node, const Frame& frame, double flops) {
   const std::string op = node.op->name;
+  if (flops == 0) return 0;  // an output that nobody asked for
   double bytes = 0;
   for (const auto& weight : node.weights)
     if (weight) bytes += static_cast<double>(weight->bytes());
@@ -26,7 +27,7 @@ double bytes_of_value(int value, const Frame& frame) {
 void add_work(const Node& node, const Frame& frame, const Needs& needs, OpCost& cost) {
   cost.flops += needs.flops;
   cost.kept_bytes += needs.kept_bytes;
-  cost.weight_bytes += bytes_of_weights(node, frame);
+  cost.weight_bytes += bytes_of_weights(node, frame, needs.flops);
   for (const int value : node.inputs) cost.value_bytes += bytes_of_value(value, frame);
   for (const int value : node.outputs) cost.value_bytes += bytes_of_value(value, frame);
 }

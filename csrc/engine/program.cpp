@@ -42,7 +42,7 @@ void Program::collect(Node& node) {
   }
   if (is(node, "memory_rows_write")) at_least(memory_row_widths, a.slot, cols(0));
   if (is(node, "state_write")) at_least(state_widths, a.slot, cols(0));
-  if (is(node, "output")) output = node.inputs[0];
+  if (is(node, "output")) output = node.weights[0] ? node.outputs[0] : node.inputs[0];
 }
 
 void Program::finish() {

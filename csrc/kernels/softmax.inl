@@ -69,6 +69,21 @@ float log_sum_exp(const float* x, int64_t n) {
   return m + log_of_sum(x, n, m);
 }
 
+// The two parts of log_sum_exp, of a piece of a row.
+double exp_sum(const float* x, int64_t n, float* largest) {
+  const float m = *largest = row_maximum(x, n);
+  if (m == kInfinity || m == -kInfinity) return has_nan(x, n) ? __builtin_nan("") : m > 0 ? 1.0 : 0.0;
+  return sum_of_exponentials(x, n, m, nullptr);
+}
+
+// Passing over NaN.
+float maximum_of(const float* x, int64_t n) { return row_maximum(x, n); }
+
+// y = (x - a) - b
+void subtract_row(const float* x, float a, float b, int64_t n, float* y) {
+  for (int64_t i = 0; i < n; i += kLanes) store_up_to(y + i, load_up_to(x + i, n - i) - set1(a) - set1(b), n - i);
+}
+
 // y = (x - m) - log sum e^(x - m); a row of -inf stays -inf.
 void log_softmax_row(const float* x, int64_t n, float* y) {
   const float m = row_maximum(x, n), log_sum = log_of_sum(x, n, m);

@@ -71,7 +71,7 @@ struct Op {
 // The native function of a row of the op table, or null.
 const Op* find_op(const std::string& name);
 
-constexpr int kRoles = 4;  // weight, bias of most ops; weight_ih, weight_hh, bias_ih, bias_hh of the recurrent ones
+constexpr int kRoles = 6;  // parameters of an op at most, in the order of its row of the op table
 
 struct Node {
   const Op* op = nullptr;

@@ -25,6 +25,10 @@ void run_rotations(const Node&, Frame&, Team&);
 
 Needs linear_needs(const Node&, const Frame&);
 void run_linear(const Node&, Frame&, Team&);
+Needs projections_needs(const Node&, const Frame&);
+void run_projections(const Node&, Frame&, Team&);
+Needs gated_linear_needs(const Node&, const Frame&);
+void run_gated_linear(const Node&, Frame&, Team&);
 
 Needs attention_needs(const Node&, const Frame&);
 void run_attention(const Node&, Frame&, Team&);

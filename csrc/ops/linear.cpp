@@ -85,7 +85,10 @@ void each_share(const LinearArgs& a, const Team& team, bool all, Body body) {
   for (int i = 0, end; i < a.count; i = end) {
     end = linked_end(a, i);
     const int64_t size = unit_bytes(a, i, end), panels = a.parts[i].weight->panel_count();
-    const auto panel_at = [&](int64_t byte) { return std::clamp<int64_t>((byte - base + size - 1) / size, 0, panels); };
+    const int64_t run = size * a.grain;
+    const auto panel_at = [&](int64_t byte) {
+      return std::clamp<int64_t>((byte - base + run - 1) / run * a.grain, 0, panels);
+    };
     body(i, end, Range{panel_at(mine.begin), panel_at(mine.end)});
     base += size * panels;
   }
@@ -126,8 +129,12 @@ void linear(const LinearArgs& a, Team& team) {
   const int64_t step = std::max<int64_t>(48, kRowBlockFloats / std::max<int64_t>(a.parts[0].weight->cols, 1) / 12 * 12);
   for (int64_t r = rows.begin; r < rows.end; r += step)
     each_share(a, team, by_rows, [&](int first, int end, Range mine) {
-      for (int64_t p = mine.begin; p < mine.end; ++p)
-        for (int i = first; i < end; ++i) multiply_panel(k, in, a.parts[i], p, {r, std::min(rows.end, r + step)});
+      const Range block{r, std::min(rows.end, r + step)};
+      for (int64_t p = mine.begin; p < mine.end; ++p) {
+        for (int i = first; i < end; ++i) multiply_panel(k, in, a.parts[i], p, block);
+        if (a.finished && ((p + 1) % a.grain == 0 || p + 1 == mine.end))
+          a.finished(a.context, {p / a.grain * a.grain, p + 1}, block);
+      }
     });
 }
 

@@ -28,6 +28,11 @@ struct LinearArgs {
   int count;
   float* shared;   // scratch as linear_scratch says, one for the team
   float* scratch;  // and one of each thread
+  // With one part: runs of `grain` panels, counted from panel 0, stay on one thread, and where `finished` is given, it
+  // is called by that thread after each, while what was computed is in its cache.
+  int64_t grain = 1;
+  void (*finished)(const void* context, Range panels, Range rows) = nullptr;
+  const void* context = nullptr;
 };
 
 // Scratch in floats. What is enough for some number of rows is enough for fewer.

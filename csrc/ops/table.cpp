@@ -10,6 +10,8 @@ const Op kOps[] = {
     {"embedding", run_embedding, rowwise_needs, Reach::rows},
     {"position_embedding", run_position_embedding, rowwise_needs, Reach::rows},
     {"linear", run_linear, linear_needs, Reach::values},
+    {"projections", run_projections, projections_needs, Reach::values},
+    {"gated_linear", run_gated_linear, gated_linear_needs, Reach::values},
     {"layer_norm", run_layer_norm, rowwise_needs, Reach::rows},
     {"rms_norm", run_rms_norm, rowwise_needs, Reach::rows},
     {"activation", run_activation, rowwise_needs, Reach::rows},

@@ -111,6 +111,31 @@ def _linear(inputs: Sequence[Value], shapes: Shapes, attrs: Attrs) -> Result:
     return [(x.rows, out)]
 
 
+def _one_linear(inputs: Sequence[Value], shapes: Shapes, tail: str) -> int:
+    """The width of x Wᵀ + b for the parameters with this tail."""
+    out, width = shapes["weight" + tail]
+    _expect(width == inputs[0].cols, f"linear: weight {(out, width)} for an input of {inputs[0].cols} columns")
+    bias = shapes.get("bias" + tail, (out,))
+    _expect(bias == (out,), f"linear: bias {bias} for weight {(out, width)}")
+    return out
+
+
+def _projections(inputs: Sequence[Value], shapes: Shapes, attrs: Attrs) -> Result:
+    tails = [tail for tail in ("_a", "_b", "_c") if "weight" + tail in shapes]
+    return [(inputs[0].rows, _one_linear(inputs, shapes, tail)) for tail in tails]
+
+
+def _gated_linear(inputs: Sequence[Value], shapes: Shapes, attrs: Attrs) -> Result:
+    _expect(attrs["activation"] in ACTIVATIONS, f"gated_linear: activation is one of {ACTIVATIONS}")
+    gate, up = (_one_linear(inputs, shapes, tail) for tail in ("_gate", "_up"))
+    _expect(gate == up, f"gated_linear: a gate of {gate} columns for {up}")
+    return [(inputs[0].rows, up)]
+
+
+def _output(inputs: Sequence[Value], shapes: Shapes, attrs: Attrs) -> Result:
+    return [(inputs[0].rows, _one_linear(inputs, shapes, ""))] if "weight" in shapes else []
+
+
 def _activation(inputs: Sequence[Value], shapes: Shapes, attrs: Attrs) -> Result:
     _expect(attrs["kind"] in ACTIVATIONS, f"activation: kind is one of {ACTIVATIONS}, got {attrs['kind']!r}")
     return _same(inputs, shapes, attrs)
@@ -203,6 +228,8 @@ def _select(inputs: Sequence[Value], shapes: Shapes, attrs: Attrs) -> Result:
 
 _RNN = ("weight_ih", "weight_hh", "bias_ih?", "bias_hh?")
 _RNN_MATRICES = ("weight_ih", "weight_hh")
+_PROJECTIONS = ("weight_a", "bias_a?", "weight_b", "bias_b?", "weight_c?", "bias_c?")
+_GATED = ("weight_gate", "bias_gate?", "weight_up", "bias_up?")
 _HEADS: dict[str, Attr | type] = {"heads": int, "kv_heads": int, "scale": float, "layer": int}
 _SELF: dict[str, Attr | type] = {"causal": 0, "cache": -1, "softcap": 0.0, "window_left": -1, "window_right": -1}
 _BIAS: dict[str, Attr | type] = {"buckets": 0, "max_distance": 0, "bidirectional": 0}
@@ -213,6 +240,8 @@ OPS: dict[str, Op] = {
         Op("embedding", ("ids",), ("weight",), {"scale": 1.0}, _embedding, matrices=("weight",)),
         Op("position_embedding", ("x",), ("weight",), {"offset": 0}, _position, "step"),
         Op("linear", ("x", "residual?"), ("weight", "bias?"), {"activation": "none"}, _linear, matrices=("weight",)),
+        Op("projections", ("x",), _PROJECTIONS, {}, _projections, matrices=("weight_a", "weight_b", "weight_c")),
+        Op("gated_linear", ("x",), _GATED, {"activation": str}, _gated_linear, matrices=("weight_gate", "weight_up")),
         Op("layer_norm", ("x",), ("weight", "bias"), {"eps": 1e-5}, _norm),
         Op("rms_norm", ("x",), ("weight",), {"eps": 1e-6}, _norm),
         Op("activation", ("x",), (), {"kind": str}, _activation),
@@ -240,6 +269,6 @@ OPS: dict[str, Op] = {
             "batch",
         ),
         Op("select_rows", ("x",), (), {}, _select, "step"),
-        Op("output", ("logits",), (), {}, _none, "out"),
+        Op("output", ("x",), ("weight?", "bias?"), {}, _output, "out", ("weight",)),
     )
 }

@@ -88,6 +88,26 @@ def linear(
     return y if residual is None else y + residual
 
 
+def projections(x: Array, **params: Array) -> tuple[Array, ...]:
+    """x Wᵀ + b for each of up to three pairs weight_a, bias_a, weight_b, …"""
+    tails = [tail for tail in ("_a", "_b", "_c") if "weight" + tail in params]
+    return tuple(linear(x, weight=params["weight" + tail], bias=params.get("bias" + tail)) for tail in tails)
+
+
+def gated_linear(
+    x: Array,
+    *,
+    weight_gate: Array,
+    weight_up: Array,
+    bias_gate: Array | None = None,
+    bias_up: Array | None = None,
+    activation: str,
+) -> Array:
+    """act(x Wᵀ + b) of the gate, times x Wᵀ + b (Shazeer 2020, arXiv:2002.05202)."""
+    gate = linear(x, weight=weight_gate, bias=bias_gate, activation=activation)
+    return gate * linear(x, weight=weight_up, bias=bias_up)
+
+
 def layer_norm(x: Array, *, weight: Array, bias: Array, eps: float = 1e-5) -> Array:
     centred = x - x.mean(-1, keepdims=True)
     variance = np.mean(centred * centred, -1, keepdims=True)
@@ -178,6 +198,8 @@ PLAIN: dict[str, Callable[..., Any]] = {
     for op in (
         embedding,
         linear,
+        projections,
+        gated_linear,
         layer_norm,
         rms_norm,
         activation,

@@ -15,7 +15,7 @@ import numpy as np
 
 from fastattn.errors import InputError
 from fastattn.reference.dense import Array, as_bias, attend, softmax, visible
-from fastattn.reference.ops import gru_gates, lstm_gates, project
+from fastattn.reference.ops import gru_gates, linear, lstm_gates, project
 
 KeysValues = tuple[Array, Array]  # of one sequence: [G, S, D], [G, S, Dv]
 
@@ -315,8 +315,10 @@ def select_rows(step: Step, x: Array) -> Array:
     return x if step.space == "batch" else x[step.last_rows]
 
 
-def output(step: Step, logits: Array) -> None:
-    step.logits = logits
+def output(step: Step, x: Array, *, weight: Array | None = None, bias: Array | None = None) -> Array | None:
+    """Marks the logits: x, or with a weight x Wᵀ + b, which is then also the op's value."""
+    step.logits = x if weight is None else linear(x, weight=weight, bias=bias)
+    return None if weight is None else step.logits
 
 
 KEEPING: dict[str, Callable[..., Any]] = {
