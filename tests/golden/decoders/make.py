@@ -20,7 +20,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from optimum.exporters.onnx import main_export
+from optimum.exporters.onnx import export, main_export
+from optimum.exporters.tasks import TasksManager
+from optimum.onnx import merge_decoders
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -211,6 +213,43 @@ def write_logits(model: PreTrainedModel, folder: Path) -> None:
     )
 
 
+def export_single(model: PreTrainedModel, folder: Path) -> None:
+    """One file with past, as optimum writes it now."""
+    with tempfile.TemporaryDirectory() as out:
+        main_export(str(folder), out, task="text-generation-with-past", do_validation=False)
+        shutil.copy(Path(out) / "model.onnx", folder / "model.onnx")
+
+
+def export_merged(model: PreTrainedModel, folder: Path) -> None:
+    """Two decoders joined in one file, as optimum wrote it until 2023."""
+    config = TasksManager.get_exporter_config_constructor("onnx", model, task="text-generation")
+    with tempfile.TemporaryDirectory() as out:
+        files = [Path(out) / name for name in ("decoder_model.onnx", "decoder_with_past_model.onnx")]
+        for file, past in zip(files, (False, True), strict=True):
+            export(model, config(model.config, task="text-generation", use_past=True, use_past_in_inputs=past), file)
+        merge_decoders(*files, save_path=folder / "decoder_model_merged.onnx", strict=False)
+
+
+def export_dynamo(model: PreTrainedModel, folder: Path) -> None:
+    """By torch.onnx.export, without optimum and without past."""
+
+    class Logits(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, input_ids: torch.Tensor) -> Any:
+            return self.inner(input_ids=input_ids, use_cache=False).logits
+
+    shapes = {"input_ids": {0: torch.export.Dim("batch", max=64), 1: torch.export.Dim("tokens", min=2, max=64)}}
+    torch.onnx.export(
+        Logits(), (torch.ones(2, 7, dtype=torch.int64),), str(folder / "model.onnx"), input_names=["input_ids"],
+        dynamo=True, external_data=False, dynamic_shapes=shapes)  # fmt: skip
+
+
+EXPORTS = {"gpt2": export_merged, "llama": export_dynamo, "mistral": export_single, "qwen2": export_single}
+
+
 def make(name: str, seed: int) -> None:
     trained = name in TRAINED
     model = built({**TRAINED, **VARIANTS}[name](), seed)
@@ -220,9 +259,7 @@ def make(name: str, seed: int) -> None:
         train(model)
     model.save_pretrained(folder)
     if trained:
-        with tempfile.TemporaryDirectory() as out:
-            main_export(str(folder), out, task="text-generation-with-past", do_validation=False)
-            shutil.copy(Path(out) / "model.onnx", folder / "model.onnx")
+        EXPORTS[name](model, folder)
         write_runs(model, folder)
     write_logits(model, folder)
 
