@@ -146,6 +146,11 @@ class Model:
     def __repr__(self) -> str:
         return f"<fastattn.Model {self.name!r}: {self.family}, {self.num_parameters:,} parameters, {self.backend}>"
 
+    @property
+    def has_encoder(self) -> bool:
+        """Whether inputs are read by an encoder; False for decoder-only models, which continue them."""
+        return self._architecture.has_encoder
+
     # --- sessions -------------------------------------------------------------------------------------------------------
 
     def _backend(self, assembly: Assembly, progress: Progress | None) -> Callable[[int], Session]:

@@ -36,6 +36,7 @@ class FakeModel:
 
     name = "en-fr-bahdanau"
     family = "rnn_attention"
+    has_encoder = True
     num_parameters = 1234567
     compute_type = "float32"
 

@@ -1,4 +1,4 @@
-"""The command line: `fastattn translate | convert | inspect | bench | models`.
+"""The command line: `fastattn translate | generate | convert | inspect | bench | models`.
 
 A subcommand is one row of `COMMANDS` and one module with `add_arguments(parser)` and `run(arguments)`. Results go to
 standard output, everything else to standard error. Exit codes: 0; 1 bad input or files; 2 bad usage or options;
@@ -13,11 +13,18 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fastattn.cli import bench, convert, inspect, models, translate
+from fastattn.cli import bench, convert, generate, inspect, models, translate
 from fastattn.cli.console import one_line
 from fastattn.errors import FastattnError, OptionError
 
-COMMANDS = {"translate": translate, "convert": convert, "inspect": inspect, "bench": bench, "models": models}
+COMMANDS = {
+    "translate": translate,
+    "generate": generate,
+    "convert": convert,
+    "inspect": inspect,
+    "bench": bench,
+    "models": models,
+}
 
 BAD_INPUT, BAD_USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 
@@ -63,7 +70,7 @@ def _parser() -> Parser:
         summary = (module.__doc__ or "").split("\n")[0]
         command = commands.add_parser(name, help=summary, description=summary)
         module.add_arguments(command)
-        command.set_defaults(run=module.run)
+        command.set_defaults(run=module.run, command=name)
     return parser
 
 

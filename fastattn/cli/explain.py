@@ -1,4 +1,4 @@
-"""The five steps behind each target token, in words and numbers: `fastattn translate --explain`."""
+"""The five steps behind each target token, in words and numbers: `--explain`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastattn.cli.console import one_line, terminal_width
 if TYPE_CHECKING:
     from fastattn.generation import Step
 
-# What the five steps compute, by whether the decoder is recurrent.
+# What the five steps compute, by kind of model.
 RECURRENT = """\
   scores     how well each source word fits the decoder's state
   weights    softmax of the scores: they add up to 1
@@ -25,13 +25,20 @@ TRANSFORMER = """\
   context    what the cross-attention adds to the decoder
   state      decoder state: the last layer's output
   likeliest  softmax over the vocabulary, from the decoder state"""
+DECODER = """\
+  scores     logarithm of the weights
+  weights    last layer's self-attention, mean of its heads: they add up to 1
+  context    what that attention read: the values of the tokens so far, added up with its heads' weights
+  state      the last layer's output, normalised
+  likeliest  softmax over the vocabulary, from the state"""
+LEGENDS = {"recurrent": RECURRENT, "transformer": TRANSFORMER, "decoder": DECODER}
 SHOWN = 6  # how many numbers of a vector
 
 
-def as_text(steps: Sequence[Step], recurrent: bool) -> str:
-    """A legend, then a block per target token."""
+def as_text(steps: Sequence[Step], kind: str) -> str:
+    """A legend by kind of model (a key of LEGENDS), then a block per target token."""
     width = terminal_width()
-    blocks = ["how each token was chosen:\n" + (RECURRENT if recurrent else TRANSFORMER)]
+    blocks = ["how each token was chosen:\n" + LEGENDS[kind]]
     blocks += [_block(number, step, width) for number, step in enumerate(steps, 1)]
     return "\n\n".join(blocks)
 

@@ -6,7 +6,7 @@ import argparse
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -24,11 +24,12 @@ DEFAULT_MODEL = "en-fr-bahdanau"
 
 # Options that go to `generate` as they are: name -> how the command line reads them.
 EARLY = {"true": True, "false": False, "never": "never"}
-GENERATION: dict[str, tuple[Callable[[str], Any], str]] = {
+Option = tuple[Callable[[str], Any], str]
+GENERATION: dict[str, Option] = {
     "num_beams": (at_least(1), "hypotheses kept while decoding; 1 is greedy (default: the model's)"),
     "num_return_sequences": (at_least(1), "print so many hypotheses, best first, with their scores"),
-    "max_new_tokens": (at_least(1), "end a translation after so many tokens"),
-    "length_penalty": (float, "above 0 favours long translations in beam search"),
+    "max_new_tokens": (at_least(1), "end an output after so many tokens"),
+    "length_penalty": (float, "above 0 favours long outputs in beam search"),
     "no_repeat_ngram_size": (at_least(0), "no N tokens twice in a row of their own"),
     "repetition_penalty": (float, "above 1 makes tokens seen before less likely"),
 }
@@ -38,12 +39,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
     parser.add_argument("text", nargs="*", metavar="TEXT", help="text to translate; each line is an input of its own")
     parser.add_argument(
-        "--file", metavar="F", help="read the lines of a file, - for standard input (also without TEXT)"
-    )
-    parser.add_argument(
         "--model", default=DEFAULT_MODEL, help="a bundled model, a folder or a file (default: %(default)s)"
     )
-    for name, (kind, text) in GENERATION.items():
+    add_shared_arguments(parser, GENERATION)
+
+
+def add_shared_arguments(parser: argparse.ArgumentParser, generation: Mapping[str, Option]) -> None:
+    """The options of every command that decodes lines. generation: those that `generate` takes as they are."""
+    parser.add_argument(
+        "--file", metavar="F", help="read the lines of a file, - for standard input (also without TEXT)"
+    )
+    for name, (kind, text) in generation.items():
         parser.add_argument("--" + name.replace("_", "-"), type=kind, metavar="N", help=text)
     parser.add_argument("--early-stopping", choices=list(EARLY), help="when beam search ends (default: the model's)")
     parser.add_argument("--attention", action="store_true", help="also print what each word attended to")
@@ -58,9 +64,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Translates the lines batch by batch; the order of the output is that of the input."""
-    lines, total, streamed = _input(arguments)
+    work_through(arguments, GENERATION, whole=False)
+
+
+def work_through(arguments: argparse.Namespace, generation: Iterable[str], whole: bool) -> None:
+    """Decodes what is given batch by batch. generation: the options that `generate` takes as they are; whole: a TEXT is one
+    input, however many lines it has."""
+    lines, total, streamed = _input(arguments, whole)
     model = loading.load(arguments)
-    options = {name: value for name in GENERATION if (value := getattr(arguments, name)) is not None}
+    options = {name: value for name in generation if (value := getattr(arguments, name)) is not None}
     if arguments.early_stopping:
         options["early_stopping"] = EARLY[arguments.early_stopping]
     if arguments.attention or arguments.plot:
@@ -71,13 +83,13 @@ def run(arguments: argparse.Namespace) -> None:
     done = 0
     try:
         for batch in _batches(lines, size):
-            job.translate(batch)
+            job.decode(batch)
             done += len(batch)
             progress.update(done)
     finally:
         progress.close()
-    if not job.translated:
-        raise InputError("nothing to translate: the input is empty")
+    if not job.decoded:
+        raise InputError(f"nothing to {arguments.command}: the input is empty")
 
 
 @dataclass
@@ -87,12 +99,12 @@ class Job:
     model: Model
     options: dict[str, Any]
     arguments: argparse.Namespace
-    translated: int = 0
+    decoded: int = 0
     named: set[str] = field(default_factory=set)
     cut: bool = False
 
-    def translate(self, batch: list[tuple[int, str]]) -> None:
-        """Translates and prints numbered lines; blank ones stay blank."""
+    def decode(self, batch: list[tuple[int, str]]) -> None:
+        """Decodes and prints numbered lines; blank ones stay blank."""
         written = [line for line in batch if line[1].strip()]
         try:
             results = iter(self.model.generate([text for _, text in written], **self.options) if written else [])
@@ -111,7 +123,7 @@ class Job:
 
     def _print(self, number: int, text: str, result: Generation | None) -> None:
         if result is not None:
-            self.translated += 1
+            self.decoded += 1
             self._remark(number, result)
         if self.arguments.output_format == "json":
             print(json.dumps(self._as_json(text, result), ensure_ascii=False))
@@ -121,7 +133,7 @@ class Job:
             self._print_text(text, result)
         if result is not None and self.arguments.plot:
             title = f"{text.strip()}  →  {result.text}"
-            self._attention(result).plot(self._picture(), title=title, **self._part())
+            self._attention(result).plot(self._picture(), title=title, **self._part(result))
 
     def _print_text(self, text: str, result: Generation) -> None:
         if "num_return_sequences" in self.options:
@@ -132,11 +144,13 @@ class Job:
         extra = []
         if self.arguments.attention:
             attention = self._attention(result)
-            extra.append(f"each token and what it attends to most:\n{attention.table(**self._part())}")
-            extra.append(f"attention weights, target down, source across:\n{attention.heatmap(**self._part())}")
+            part = self._part(result)
+            across = "source" if part["kind"] == "cross" else "what came before"
+            extra.append(f"each token and what it attends to most:\n{attention.table(**part)}")
+            extra.append(f"attention weights, target down, {across} across:\n{attention.heatmap(**part)}")
         if self.arguments.explain:
             steps = self.model.explain(text, **self._plain_options())
-            extra.append(explain.as_text(steps, self._recurrent()))
+            extra.append(explain.as_text(steps, self._kind()))
         for block in extra:
             print(f"\n{block}")
         if extra:
@@ -156,20 +170,22 @@ class Job:
             "hypotheses": [{"text": h.text, "score": float(h.score)} for h in result.hypotheses],
         }
         if self.arguments.attention:
-            attention = self._attention(result)
+            attention, part = self._attention(result), self._part(result)
+            rows, columns = attention.labels(part["kind"])
             found["attention"] = {
-                "source_tokens": list(attention.source_tokens),
-                "target_tokens": list(attention.target_tokens),
-                "weights": [[round(float(w), 6) for w in row] for row in attention.to_numpy(**self._part())],
-                "alignment": [aligned.position for aligned in attention.alignment(**self._part())],
+                "source_tokens": list(columns),
+                "target_tokens": list(rows),
+                "weights": [[round(float(w), 6) for w in row] for row in attention.to_numpy(**part)],
+                "alignment": [aligned.position for aligned in attention.alignment(**part)],
             }
         if self.arguments.explain:
             found["steps"] = explain.as_json(self.model.explain(text, **self._plain_options()))
         return found
 
-    def _part(self) -> dict[str, Any]:
-        """Which part of the attention is shown: the decoder's look at the source."""
-        return {"kind": "cross", "layer": self.arguments.layer, "head": self.arguments.head}
+    def _part(self, result: Generation) -> dict[str, Any]:
+        """Which part of the attention is shown: the decoder's look at the source, or at what came before."""
+        kind = "cross" if "cross" in self._attention(result).kinds else "self"
+        return {"kind": kind, "layer": self.arguments.layer, "head": self.arguments.head}
 
     def _attention(self, result: Generation) -> AttentionMap:
         if result.attention is None:
@@ -180,13 +196,15 @@ class Job:
         """The options that `explain` takes: it shows one hypothesis and always has the attention."""
         return {name: v for name, v in self.options.items() if name not in ("return_attention", "num_return_sequences")}
 
-    def _recurrent(self) -> bool:
-        return "rnn" in self.model.family
+    def _kind(self) -> str:
+        if not self.model.has_encoder:
+            return "decoder"
+        return "recurrent" if "rnn" in self.model.family else "transformer"
 
     def _picture(self) -> Path:
         """FILE for the first input, FILE-2 and so on for the others."""
         file: Path = self.arguments.plot
-        return file if self.translated == 1 else file.with_stem(f"{file.stem}-{self.translated}")
+        return file if self.decoded == 1 else file.with_stem(f"{file.stem}-{self.decoded}")
 
     def _remark(self, number: int, result: Generation) -> None:
         """Unknown words and a cut translation are the user's business: each said once."""
@@ -195,25 +213,26 @@ class Job:
         if new:
             words = ", ".join(f'"{word}"' for word in new)
             them = "it" if len(new) == 1 else "them"
-            note(f"not in the vocabulary of {self.model.name}: {words}; the translation around {them} is a guess")
+            output = "translation" if self.arguments.command == "translate" else "output"
+            note(f"not in the vocabulary of {self.model.name}: {words}; the {output} around {them} is a guess")
         if result.finish_reason == "length" and not self.cut:
             self.cut = True
             note(f"line {number}: cut after {len(result.token_ids)} tokens; --max-new-tokens allows more")
 
 
-def _input(arguments: argparse.Namespace) -> tuple[Iterator[tuple[int, str]], int | None, bool]:
+def _input(arguments: argparse.Namespace, whole: bool) -> tuple[Iterator[tuple[int, str]], int | None, bool]:
     """The numbered lines, how many there are if that is known, and whether a person is typing them."""
     if arguments.text and arguments.file:
         raise OptionError("TEXT and --file: give one of them")
     if arguments.text:
-        lines = [line for text in arguments.text for line in (text.splitlines() or [""])]
+        lines = arguments.text if whole else [line for t in arguments.text for line in (t.splitlines() or [""])]
         return enumerate_lines(lines), len(lines), False
     if arguments.file and arguments.file != "-":
         with open(arguments.file, "rb") as stream:
             lines = list(_decoded(stream, arguments.file))
         return enumerate_lines(lines), len(lines), False
     if sys.stdin is None:
-        raise InputError("nothing to translate: no text, no --file and no standard input")
+        raise InputError(f"nothing to {arguments.command}: no text, no --file and no standard input")
     typed = sys.stdin.isatty()
     if typed:
         note("type a text per line, Ctrl-D to end")

@@ -1,0 +1,99 @@
+"""Tokenizers of prompts against what transformers says of them (golden/text/make_prompts.py)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastattn.errors import InputError, LoadError
+from fastattn.text import PromptCodec, load_prompt_tokenizer
+
+GOLDEN = Path(__file__).parent / "golden" / "text" / "prompts"
+EXPECTED: dict[str, Any] = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))
+pytest.importorskip("tokenizers")
+
+
+def codec(folder: str) -> PromptCodec:
+    found = load_prompt_tokenizer(GOLDEN / folder, {})
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("folder", EXPECTED)
+def test_prompts_have_the_ids_of_transformers(folder: str) -> None:
+    tokenizer = codec(folder)
+    for case in EXPECTED[folder]["prompts"]:
+        assert tokenizer.encode_prompt(case["text"]).ids == case["ids"], case["text"]
+
+
+@pytest.mark.parametrize("folder", EXPECTED)
+def test_what_follows_a_prompt_is_encoded_and_decoded_as_part_of_the_whole(folder: str) -> None:
+    tokenizer = codec(folder)
+    for case in EXPECTED[folder]["continuations"]:
+        assert tokenizer.encode_continuation(case["prompt"], case["text"]) == case["ids"], case
+        before = tokenizer.encode_prompt(case["prompt"]).ids if case["prompt"] else []
+        assert tokenizer.decode_continuation(before, case["ids"]) == case["continued"], case
+        stream = tokenizer.stream_continuation(before)
+        pieces = [stream.put(i) for i in case["ids"]] + [stream.end()]
+        assert "".join(pieces) == case["continued"], case
+        assert "\ufffd" not in "".join(pieces)
+
+
+def test_a_prompt_cut_inside_a_character_is_completed() -> None:
+    tokenizer = codec("gpt2")
+    ids = tokenizer.encode_prompt("☃ and 日本").ids
+    for cut in range(1, len(ids)):
+        written = tokenizer.decode(ids[:cut]).rstrip("\ufffd")
+        assert written + tokenizer.decode_continuation(ids[:cut], ids[cut:]) == "☃ and 日本"
+
+
+def test_long_prompts_are_not_decoded_again() -> None:
+    tokenizer = codec("llama")
+    ids = tokenizer.encode_prompt("The children were playing. " * 40).ids
+    more = tokenizer.encode_continuation("The children were playing. " * 40, "in the garden")
+    assert tokenizer.decode_continuation(ids, more) == "in the garden"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "the prompt is empty"), ("a\udc80", "lone surrogate"), (7, "text must be str, found int")],
+)
+def test_text_that_cannot_be_read_is_refused(text: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        codec("gpt2").encode_prompt(text)
+    with pytest.raises(InputError, match="3 tokens found, the limit is 2"):
+        codec("gpt2").encode_prompt("\n\n\n", limit=2)
+
+
+def test_an_empty_prompt_is_what_the_tokenizer_puts_before_it() -> None:
+    assert len(codec("llama3").encode_prompt("").ids) == 1
+
+
+@pytest.mark.parametrize(
+    ("folder", "file", "contents", "message"),
+    [
+        ("gpt2", "vocab.json", b"{", "vocab.json, merges.txt: not a byte-pair vocabulary"),
+        ("gpt2", "merges.txt", b"#version\nq\xc3\xa9 zz\n", "vocab.json, merges.txt: not a byte-pair vocabulary"),
+        ("gpt2-added", "added_tokens.json", b"[]", "added_tokens.json: expected an object of tokens"),
+        ("gpt2-added", "added_tokens.json", b'{"[PAD]": 1000}', "'.PAD.' is 1000, expected 331: ids have gaps"),
+        ("gpt2-added", "tokenizer_config.json", b'{"add_bos_token": true, "bos_token": "<s>"}', "'<s>' is no token"),
+        ("llama", "tokenizer_config.json", b'{"tokenizer_class": "LlamaTokenizer"}', "wants a bos_token around texts"),
+        ("llama3", "tokenizer.json", b"{}", "tokenizer.json: not a usable tokenizer file"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path: Path, folder: str, file: str, contents: bytes, message: str) -> None:
+    shutil.copytree(GOLDEN / folder, tmp_path / "m")
+    (tmp_path / "m" / "special_tokens_map.json").unlink(missing_ok=True)
+    (tmp_path / "m" / file).write_bytes(contents)
+    with pytest.raises(LoadError, match=message) as caught:
+        load_prompt_tokenizer(tmp_path / "m", {})
+    assert "\n" not in str(caught.value)
+
+
+def test_ids_beyond_the_models_vocabulary_are_refused() -> None:
+    with pytest.raises(LoadError, match="but the model's vocab_size is 10"):
+        load_prompt_tokenizer(GOLDEN / "gpt2", {"vocab_size": 10})
