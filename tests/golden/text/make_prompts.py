@@ -29,7 +29,13 @@ TEXTS = [
     "<|begin_of_text|>The",
     "a",
 ]
-CONTINUATIONS = [(" the gard", "en is"), ("It is", " red, isn't it?"), ("été 日", "本 ☃"), ("Two ", "dogs"), ("", "I eat")]
+CONTINUATIONS = [
+    (" the gard", "en is"),
+    ("It is", " red, isn't it?"),
+    ("été 日", "本 ☃"),
+    ("Two ", "dogs"),
+    ("", "I eat"),
+]
 
 
 def byte_level() -> Tokenizer:
@@ -37,7 +43,9 @@ def byte_level() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    trainer = trainers.BpeTrainer(vocab_size=330, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=330, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
     tokenizer.train_from_iterator(ENGLISH + FRENCH, trainer)
     return tokenizer
 
@@ -61,7 +69,12 @@ def gpt2_added(folder: Path) -> None:
         shutil.copy(file, folder / file.name)
     size = len(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))
     (folder / "added_tokens.json").write_text(json.dumps({"[PAD]": size}))
-    settings = {"tokenizer_class": "GPT2Tokenizer", "add_bos_token": True, "bos_token": "<|endoftext|>", "pad_token": "[PAD]"}
+    settings = {
+        "tokenizer_class": "GPT2Tokenizer",
+        "add_bos_token": True,
+        "bos_token": "<|endoftext|>",
+        "pad_token": "[PAD]",
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
@@ -108,7 +121,9 @@ def continuations(tokenizer: Any) -> list[dict[str, Any]]:
         shown = tokenizer.decode(before, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         all_of_it = tokenizer.decode([*before, *ids], skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert all_of_it.startswith(shown.rstrip("\ufffd"))
-        cases.append({"prompt": prompt, "text": text, "ids": ids, "continued": all_of_it[len(shown.rstrip("\ufffd")) :]})
+        cases.append(
+            {"prompt": prompt, "text": text, "ids": ids, "continued": all_of_it[len(shown.rstrip("\ufffd")) :]}
+        )
     return cases
 
 
