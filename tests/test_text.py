@@ -211,6 +211,10 @@ def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch,
         load_tokenizer(GOLDEN / folder, {})
 
 
+def test_spiece_of_another_family_is_left_alone() -> None:
+    assert load_tokenizer(GOLDEN / "t5", {"model_type": "pegasus"}) is None
+
+
 def test_extra_ids_are_those_the_model_has(tmp_path: Path) -> None:
     pytest.importorskip("sentencepiece")
     shutil.copytree(GOLDEN / "t5", tmp_path / "m")

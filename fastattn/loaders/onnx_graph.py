@@ -96,6 +96,7 @@ class _Walk:
             inputs = [scope.get(name) if name else None for name in node.inputs]
             if not self._evaluate(node, inputs, scope, graph):
                 self._use(node, inputs, scope, producers, consumers)
+                self._logits_bias(node, inputs, scope, producers, graph)
             for attribute in node.attributes.values():
                 for inner in attribute.graphs:
                     self.graph(inner, scope, producers)
@@ -196,6 +197,31 @@ class _Walk:
             return  # a parameter of this module under another name
         strength = DERIVED if not known or (module is not None and module.certain) else ALIAS
         self._claim(name, constant, use.array, strength, f"{self._sources(constant)} {how}", (), is_call_path)
+
+    def _logits_bias(
+        self,
+        node: Node,
+        inputs: list[Constant | None],
+        scope: Scope,
+        producers: MutableMapping[str, Node],
+        graph: GraphRecord,
+    ) -> None:
+        """The buffer [1, V] that Hugging Face's models add to their logits: it loses its name where the module copies it first
+        (BART), and is known by its place: the last Add, behind the product with the head."""
+        if node.op != "Add" or not any(output in graph.outputs for output in node.outputs):
+            return
+        for constant, other in zip(inputs, reversed(node.inputs), strict=True):
+            product = producers.get(other)
+            if constant is None or constant.name or product is None or product.op != "MatMul":
+                continue
+            widths = [
+                c.array.shape[-1] for name in product.inputs if (c := scope.get(name)) is not None and c.array.ndim == 2
+            ]
+            if constant.array.shape == (1, *widths):
+                for source in constant.sources:
+                    source.weight_like = True
+                note = f"{self._sources(constant)} added to the logits by {node.name or node.op}"
+                self._claim("final_logits_bias", constant, constant.array, DERIVED, note)
 
     def _is_own(self, source: Source) -> bool:
         return any(source in claim.sources for claim in self.claims.get(own_name(source.name), []))

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from fastattn.errors import LoadError
 from fastattn.graph import Graph, Value, apply, tracing
-from fastattn.models.architecture import Architecture, Fields, Weights
+from fastattn.models.architecture import ACTIVATIONS, Architecture, Fields, Weights
 from fastattn.nn import Embedding, LayerNorm, Linear, Module, Parameter, PositionEmbedding
 
-ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "silu": "silu", "swish": "silu", "tanh": "tanh"}
 # the special tokens of transformers' MarianConfig, for a config.json that does not say
 DEFAULTS = {"pad_token_id": 58100, "eos_token_id": 0, "decoder_start_token_id": 58100, "forced_eos_token_id": 0}
 
@@ -85,19 +84,20 @@ class Attention(Module):
         self.v_proj, self.out_proj = Linear(width, width), Linear(width, width)
         self._heads: dict[str, Any] = {"heads": heads, "kv_heads": heads, "scale": (width // heads) ** -0.5}
 
-    def self_attention(self, x: Value, layer: int, cached: bool) -> Value:
+    def self_attention(self, x: Value, layer: int, cached: bool, residual: Value | None = None) -> Value:
+        """residual: what the result is added to, by default x itself."""
         cache = layer if cached else -1
         qkv = [self.q_proj(x), self.k_proj(x), self.v_proj(x)]
         mixed = apply("attention", qkv, layer=layer, causal=int(cached), cache=cache, **self._heads)[0]
-        return self.out_proj(mixed, residual=x)
+        return self.out_proj(mixed, residual=residual or x)
 
     def remember(self, memory: Value, layer: int) -> None:
         kv = [self.k_proj(memory), self.v_proj(memory)]
         apply("memory_write", kv, layer=layer, kv_heads=self._heads["kv_heads"])
 
-    def cross_attention(self, x: Value, layer: int, size: int) -> tuple[Value, Value]:
+    def cross_attention(self, x: Value, layer: int, size: int, residual: Value | None = None) -> tuple[Value, Value]:
         mixed = apply("cross_attention", [self.q_proj(x)], layer=layer, value_size=size, **self._heads)[0]
-        return mixed, self.out_proj(mixed, residual=x)
+        return mixed, self.out_proj(mixed, residual=residual or x)
 
 
 class Layer(Module):

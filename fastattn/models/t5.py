@@ -22,10 +22,9 @@ import numpy as np
 
 from fastattn.errors import LoadError
 from fastattn.graph import Graph, Value, apply, tracing
-from fastattn.models.architecture import Architecture, Fields, Weights
+from fastattn.models.architecture import ACTIVATIONS, Architecture, Fields, Weights
 from fastattn.nn import Embedding, Linear, Module, Parameter, RMSNorm
 
-ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "silu": "silu", "swish": "silu", "tanh": "tanh"}
 # what the classes of transformers assume where config.json says nothing
 DEFAULTS: dict[str, dict[str, Any]] = {
     "t5": {"feed_forward_proj": "relu", "tie_word_embeddings": True},

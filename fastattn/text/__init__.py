@@ -17,8 +17,8 @@ from fastattn.text.t5 import T5Codec
 
 __all__ = ["FORMATS", "Encoded", "PromptCodec", "TextCodec", "TextStream", "load_prompt_tokenizer", "load_tokenizer"]
 
-# The files that must stand in the folder, and what reads them; the first complete row wins.
-FORMATS: list[tuple[tuple[str, ...], Callable[[Path, Mapping[str, Any]], TextCodec]]] = [
+# The files that must stand in the folder, and what reads them (None: not for this model); the first complete row wins.
+FORMATS: list[tuple[tuple[str, ...], Callable[[Path, Mapping[str, Any]], TextCodec | None]]] = [
     (("source.spm", "target.spm", "vocab.json"), MarianCodec.load),
     (("tokenizer.json",), HuggingFaceCodec.load),
     (("spiece.model",), T5Codec.load),
@@ -36,8 +36,8 @@ def load_tokenizer(folder: Path, config: Mapping[str, Any]) -> TextCodec | None:
         True
     """
     for files, load in FORMATS:
-        if all((folder / name).is_file() for name in files):
-            return load(folder, config)
+        if all((folder / name).is_file() for name in files) and (found := load(folder, config)) is not None:
+            return found
     return None
 
 

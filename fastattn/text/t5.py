@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
 NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"  # ModelProto { normalizer_spec { add_dummy_prefix: false } }
+FAMILIES = ("t5", "mt5", "umt5")
 EXTRA_IDS = 100  # where tokenizer_config.json does not say
 
 
@@ -58,8 +59,11 @@ class T5Codec:
         self._cut = re.compile("(" + "|".join(map(re.escape, sorted(added, key=len, reverse=True))) + ")")
 
     @classmethod
-    def load(cls, folder: Path, config: Mapping[str, Any]) -> T5Codec:
-        """Reads the folder; tokenizer_config.json may name the special tokens and the number of extra ids."""
+    def load(cls, folder: Path, config: Mapping[str, Any]) -> T5Codec | None:
+        """Reads the folder; tokenizer_config.json may name the special tokens and the number of extra ids. None for other
+        families: they count the pieces of a file of that name differently."""
+        if config.get("model_type", "t5") not in FAMILIES:
+            return None
         file, settings = folder / "spiece.model", read_settings(folder)
         legacy = settings.get("legacy", True) is not False
         pieces = open_pieces(file, b"" if legacy else NO_DUMMY_PREFIX)
