@@ -1,73 +1,109 @@
 // Scaled dot-product attention with an online softmax.
 //
 // Keys are taken in blocks of kBlock, counted from key 0. A block b gives each row
-//   m_b = max_j s_j,   p_j = exp(s_j - m_b),   l_b = sum_j p_j,   o_b = sum_j p_j v_j     with s_j = scale q.k_j +
-//   bias_j
-// and the blocks are merged in order into running values
-//   M' = max(M, m_b),   L' = L e^(M - M') + l_b e^(m_b - M'),   O' likewise;   at the end   out = O / L.
-// Both products are the register tile of tile.inl: over D with 16 keys of a page side by side, over keys with the
-// columns of v side by side. Every sum runs over j or d in order, or over fixed lanes, and a row never reads another
-// row's data, so its bits depend on itself alone. attention() and attention_partial() + attention_merge() are made of
-// the same pieces.
+//   m_b = max_j s_j,   p_j = 2^(s_j - m_b),   l_b = sum_j p_j,   o_b = sum_j p_j v_j
+// with s_j = (scale q).k_j + bias_j, all of it times log2 e: the softmax is taken to base 2. Blocks are merged in
+// order:
+//   M' = max(M, m_b),   L' = L 2^(M - M') + l_b 2^(m_b - M'),   O' likewise;   at the end   out = O / L.
+// Both products are register tiles: over D with 16 keys of a page side by side, over keys with the columns of v side by
+// side. Every sum runs over j or d in order, or over fixed lanes, and a row never reads another row's data, so its bits
+// depend on itself alone. attention() and attention_partial() + attention_merge() are made of the same pieces.
+//
+// Blocks are the outer loop: the rows of a call pass over a block in groups of kTileRows while it is in the cache.
 
 constexpr int kTileColumns = 64;  // columns of v, or keys, that one register tile covers at most
+constexpr int kRowSlots = 16;     // kTileRows, rounded up to whole vectors
+constexpr int kGroups = 16;       // groups of rows that share the walk over the blocks
+static_assert(kTileRows <= kRowSlots && kGroups * kTileRows >= kRowsAtOnce, "rows of a call share one walk");
 
-constexpr int kRowSlots = 16;  // kMaxRows, rounded up to whole vectors
-
-// One block of keys for the R <= kMaxRows rows from `row` on. Keys are counted from the block's first key, `begin`.
-struct BlockTile {
-  int64_t begin;
+// Up to kTileRows rows; those of one tile.
+struct RowGroup {
   int row, rows;
-  int first, last;                   // the keys that any row sees: [first, last)
-  int from[kMaxRows], to[kMaxRows];  // the keys that each row sees; emptied if all of them are masked
-  const float* mask[kMaxRows];       // the row's bias (from `begin` on) if it masks keys in this block, else null
-  float m[kRowSlots], l[kRowSlots];
-  alignas(64) float p[kMaxRows][kBlock];  // scores, then their exponentials
+  int64_t first, last;       // keys that any row sees
+  int64_t all_from, all_to;  // keys that all rows see
+  const float* q;            // [D][rows]: scale * log2 e * q
+  float M[kRowSlots], L[kRowSlots];
 };
 
-// Where the R rows of o_b go: out = o_b, or, if keep is given, out = keep * out + add * o_b.
+// One block of keys for the rows of a group. Keys are counted from the block's first key, `begin`.
+struct BlockTile {
+  int64_t begin;
+  int seen_from, seen_to;              // the keys that any row sees
+  int first, last;                     // the same, from the start of a page on
+  int from[kTileRows], to[kTileRows];  // the keys that each row sees; emptied if all of them are masked
+  bool even;                           // all rows see the same keys, and none is masked
+  bool shared;                         // rows may share the walk over the values
+  const float* mask[kTileRows];        // the row's bias (from `begin` on) if it masks keys in this block, else null
+  float m[kRowSlots], l[kRowSlots];
+  alignas(64) float p[kTileRows][kBlock];  // scores, then their powers of 2
+};
+
+// Where the rows of o_b go: out = o_b, or, if keep is given, out = keep * out + add * o_b.
 struct Destination {
-  float* out[kMaxRows];
+  float* out[kTileRows];
   const float* keep;
   const float* add;
 };
 
-struct Running {
-  float M[kRowSlots], L[kRowSlots];
-};
+// ---- tiles ---------------------------------------------------------------------------------------------------------
+
+// U steps of the product below.
+template <int U, int LR, int LK, int R, int V>
+INLINE void multiply_steps(Vf (&acc)[R][V], const float* a, const float* const (&b)[V], int64_t offset, int64_t step) {
+#pragma GCC unroll 16
+  for (int u = 0; u < U; ++u) {
+    Vf row[V];
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) row[v] = load(b[v] + offset + u * step);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const Vf s = set1(a[r * LR + u * LK]);
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) acc[r][v] = fma(s, row[v], acc[r][v]);
+    }
+  }
+}
+
+// acc[r][v] += sum over 0 <= k < n of a[r * LR + k * LK] * B[k][v] in the order of k, each output one chain of fma.
+// B[k][v] is the vector at b[v] + k * step.
+template <int LR, int LK, int R, int V>
+INLINE void multiply(Vf (&acc)[R][V], const float* a, const float* const (&b)[V], int64_t step, int64_t n) {
+  constexpr int U = R * V <= kAccumulators / 2 ? 4 : 2;
+  int64_t offset = 0;
+  for (; n >= U; n -= U, a += U * LK, offset += U * step) multiply_steps<U, LR, LK>(acc, a, b, offset, step);
+  for (; n > 0; --n, a += LK, offset += step) multiply_steps<1, LR, LK>(acc, a, b, offset, step);
+}
+
+// ---- scores --------------------------------------------------------------------------------------------------------
 
 // Sets what each row sees of the block; false if no row sees anything.
-bool open_block(const AttentionArgs& args, int64_t begin, int row, int rows, BlockTile& tile) {
+bool open_block(const AttentionArgs& args, int64_t begin, const RowGroup& group, BlockTile& tile) {
   tile.begin = begin;
-  tile.row = row;
-  tile.rows = rows;
-  tile.first = kBlock;
-  tile.last = 0;
+  const auto inside = [begin](int64_t key) { return static_cast<int>(minimum(maximum(key - begin, 0), kBlock)); };
+  tile.seen_from = inside(group.first);
+  tile.seen_to = tile.last = inside(group.last);
+  tile.first = tile.seen_from / kPage * kPage;
+  if (tile.first >= tile.last) return false;
+  tile.even = inside(group.all_from) == tile.seen_from && inside(group.all_to) == tile.seen_to;
   for (int r = 0; r < kRowSlots; ++r) {
     tile.m[r] = -kInfinity;
     tile.l[r] = 0.0f;
   }
-  for (int r = 0; r < rows; ++r) {
-    tile.from[r] = static_cast<int>(minimum(maximum(args.lo[row + r] - begin, 0), kBlock));
-    tile.to[r] = static_cast<int>(minimum(maximum(args.hi[row + r] - begin, 0), kBlock));
+  bool any = false;
+  for (int r = 0; r < group.rows; ++r) {
+    tile.from[r] = inside(args.lo[group.row + r]);
+    tile.to[r] = inside(args.hi[group.row + r]);
     tile.mask[r] = nullptr;
-    if (tile.from[r] >= tile.to[r]) {
-      tile.from[r] = tile.to[r] = 0;
-      continue;
-    }
-    if (tile.from[r] < tile.first) tile.first = tile.from[r];
-    if (tile.to[r] > tile.last) tile.last = tile.to[r];
+    if (tile.from[r] >= tile.to[r]) tile.from[r] = tile.to[r] = 0;
+    any |= tile.from[r] < tile.to[r];
   }
-  tile.first -= tile.first % kPage;
-  return tile.first < tile.last;
+  return any;
 }
 
-// p[r][key..] = q . k for V vectors of keys; while all of `width` keys remain, then with narrower tiles.
+// p[r][key..] = q . k for V vectors of keys while all of them remain, then with narrower tiles.
 template <int R, int V>
-void score_keys(const AttentionArgs& args, BlockTile& tile, int key) {
+void score_keys(const AttentionArgs& args, const RowGroup& group, BlockTile& tile, int key) {
   const int stop = (tile.last + kPage - 1) / kPage * kPage;
-  const float* q[R];
-  for (int r = 0; r < R; ++r) q[r] = args.q[tile.row + r];
   for (; key + V * kLanes <= stop; key += V * kLanes) {
     const float* k[V];
     for (int v = 0; v < V; ++v) {
@@ -76,31 +112,38 @@ void score_keys(const AttentionArgs& args, BlockTile& tile, int key) {
     }
     Vf acc[R][V];
     set_zero(acc);
-    accumulate(acc, q, k, kPage, args.D);
+    multiply<1, R>(acc, group.q, k, kPage, args.D);
     store_tile(acc, &tile.p[0][key], kBlock);
   }
   if constexpr (V > 1) {
-    if (key < stop) score_keys<R, V / 2>(args, tile, key);
+    if (key < stop) score_keys<R, V / 2>(args, group, tile, key);
   }
 }
 
-// Products to scores: scale, softcap, bias, and -inf where the row does not see the key. Sets m and mask.
-void finish_scores(const AttentionArgs& args, BlockTile& tile, int r) {
-  const float* bias = args.bias ? args.bias[tile.row + r] : nullptr;
+constexpr float kLn2 = 0.693147182f;
+
+// Products to scores: softcap, bias, and -inf where the row does not see the key. Sets m and mask.
+void finish_scores(const AttentionArgs& args, const float* bias, BlockTile& tile, int r) {
   const int from = tile.from[r], to = tile.to[r];
   if (bias) bias += tile.begin;
+  const float cap = args.softcap * kLog2E;
+  const bool plain = !bias && !(args.softcap > 0.0f);
   const Vf lowest = set1(-kInfinity);
   Vf highest = lowest;
   unsigned holes = 0;
   for (int j = tile.first; j < tile.last; j += kLanes) {
-    Vf s = load(&tile.p[r][j]) * set1(args.scale);
-    if (args.softcap > 0.0f) s = set1(args.softcap) * tanh(s / set1(args.softcap));
+    Vf s = load(&tile.p[r][j]);
     const bool inside = from <= j && j + kLanes <= to;
+    if (inside && plain) {
+      highest = max(s, highest);
+      continue;
+    }
+    if (args.softcap > 0.0f) s = set1(cap) * tanh(s / set1(cap));
     if (bias) {
       const Vf b = inside ? load(bias + j) : load_lanes(bias + j, from - j, to - j);
       const Vm hole = equal(b, lowest);
       holes |= bits(hole);
-      s = select(hole, lowest, s + b);  // s may be NaN there
+      s = select(hole, lowest, fma(b, set1(kLog2E), s));  // s may be NaN there
     }
     if (!inside) s = select(lanes_between(from - j, to - j), s, lowest);
     highest = max(s, highest);  // NaN is passed over
@@ -108,309 +151,386 @@ void finish_scores(const AttentionArgs& args, BlockTile& tile, int r) {
   }
   tile.m[r] = maximum(highest);
   tile.mask[r] = holes ? bias : nullptr;
+  tile.even &= !holes;
 }
 
 // All scores are -inf or NaN: with a NaN the row becomes NaN, otherwise the block is skipped for this row.
 void settle_unseen_block(BlockTile& tile, int r) {
   for (int j = tile.from[r]; j < tile.to[r]; ++j)
     if (tile.p[r][j] != tile.p[r][j]) tile.m[r] = tile.p[r][j];
-  if (tile.m[r] == -kInfinity) tile.from[r] = tile.to[r] = 0;
-}
-
-// p and l of all rows that see something.
-void exponentiate(BlockTile& tile) {
-  for (int r = 0; r < tile.rows; ++r) {
-    if (tile.from[r] >= tile.to[r]) continue;
-    const Vf m = set1(tile.m[r]);
-    Vf total = set1(0.0f);
-    for (int j = tile.first; j < tile.last; j += kLanes) {
-      const Vf e = exp_below_overflow(load(&tile.p[r][j]) - m);
-      store(&tile.p[r][j], e);
-      total = total + e;
-    }
-    tile.l[r] = sum(total);
+  if (tile.m[r] == -kInfinity) {
+    tile.from[r] = tile.to[r] = 0;
+    tile.even = false;
   }
 }
 
-// Scores, m, l and p of all rows of the tile; also writes the scores to args.weights.
+// p and l of a row that sees something.
+void exponentiate(BlockTile& tile, int r) {
+  const Vf m = set1(tile.m[r]);
+  Vf total = set1(0.0f);
+  for (int j = tile.first; j < tile.last; j += kLanes) {
+    const Vf e = exp2_below_overflow(load(&tile.p[r][j]) - m);
+    store(&tile.p[r][j], e);
+    total = total + e;
+  }
+  tile.l[r] = sum(total);
+}
+
+void exponentiate_rows(BlockTile& tile, int rows) {
+  for (int r = 0; r < rows; ++r) {
+    if (tile.from[r] < tile.to[r]) {
+      exponentiate(tile, r);
+    } else {
+      for (int j = tile.first; j < tile.last; j += kLanes) store(&tile.p[r][j], set1(0.0f));
+    }
+  }
+}
+
+// Scores, m, l and p of all rows of the group; also writes the scores to args.weights.
 template <int R>
-void score_block(const AttentionArgs& args, BlockTile& tile) {
-  score_keys<R, widest(R, kTileColumns)>(args, tile, tile.first);
+void score_block(const AttentionArgs& args, const RowGroup& group, BlockTile& tile) {
+  score_keys<R, widest(R, kTileColumns)>(args, group, tile, tile.first);
   for (int r = 0; r < R; ++r) {
     if (tile.from[r] >= tile.to[r]) continue;
-    finish_scores(args, tile, r);
-    float* weights = args.weights ? args.weights[tile.row + r] : nullptr;
+    finish_scores(args, args.bias ? args.bias[group.row + r] : nullptr, tile, r);
+    float* weights = args.weights ? args.weights[group.row + r] : nullptr;
     if (weights)
       __builtin_memcpy(weights + tile.begin + tile.from[r], &tile.p[r][tile.from[r]],
                        sizeof(float) * static_cast<size_t>(tile.to[r] - tile.from[r]));
     if (tile.m[r] == -kInfinity) settle_unseen_block(tile, r);
   }
-  exponentiate(tile);
+  exponentiate_rows(tile, R);  // apart from the loop above, so that the processor works on several rows at once
 }
+
+// ---- values --------------------------------------------------------------------------------------------------------
 
 // acc[r] += sum of p[r][j] v[j] over keys from <= j < to, in order, for V vectors of columns from `column` on.
 template <int R, int V>
 INLINE void add_values(Vf (&acc)[R][V], const AttentionArgs& args, const BlockTile& tile, int r0, int from, int to,
                        int64_t column) {
-  alignas(64) float copy[kPage * kLanes];  // of a column group that ends at the end of the page's memory
+  alignas(64) float copy[V == 1 ? kPage * kLanes : 1];  // of a column group that ends at the end of the page's memory
   while (from < to) {
     const int64_t j = tile.begin + from;
     const int n = static_cast<int>(minimum(kPage - j % kPage, to - from));
     const float* values = args.v_pages[j / kPage] + j % kPage * args.ldv + column;
-    const float *p[R], *columns[V];
-    for (int r = 0; r < R; ++r) p[r] = &tile.p[r0 + r][from];
+    const float* p = &tile.p[r0][from];
+    const float* columns[V];
     if (V == 1 && column + kLanes > args.ldv) {  // reading a whole vector would leave the page
       for (int i = 0; i < n; ++i)
         store(copy + i * kLanes, load_n(values + i * args.ldv, static_cast<int>(args.ldv - column)));
       columns[0] = copy;
-      accumulate(acc, p, columns, kLanes, n);
+      multiply<kBlock, 1>(acc, p, columns, kLanes, n);
     } else {
       for (int v = 0; v < V; ++v) columns[v] = values + v * kLanes;
-      accumulate(acc, p, columns, args.ldv, n);
+      multiply<kBlock, 1>(acc, p, columns, args.ldv, n);
     }
     from += n;
   }
 }
 
-// The same for one row r, passing over the keys that its bias masks: their v may be garbage.
+// The same for one row, passing over the keys that its bias masks.
 template <int V>
-INLINE void add_own_values(Vf (&acc)[1][V], const AttentionArgs& args, const BlockTile& tile, int r, int from, int to,
-                           int64_t column) {
+void add_own_values(Vf (&acc)[1][V], const AttentionArgs& args, const BlockTile& tile, int r, int64_t column) {
   const float* mask = tile.mask[r];
-  if (!mask) return add_values(acc, args, tile, r, from, to, column);
-  while (from < to) {
-    while (from < to && mask[from] == -kInfinity) ++from;
+  if (!mask) return add_values(acc, args, tile, r, tile.from[r], tile.to[r], column);
+  for (int from = tile.from[r]; from < tile.to[r];) {
+    while (from < tile.to[r] && mask[from] == -kInfinity) ++from;
     int end = from;
-    while (end < to && mask[end] != -kInfinity) ++end;
+    while (end < tile.to[r] && mask[end] != -kInfinity) ++end;
     add_values(acc, args, tile, r, from, end, column);
     from = end;
   }
 }
 
-template <int V>
-INLINE void add_own_values(float* o, const AttentionArgs& args, const BlockTile& tile, int r, int from, int to,
-                           int64_t column) {
-  if (from >= to) return;
-  Vf acc[1][V];
-  for (int v = 0; v < V; ++v) acc[0][v] = load(o + v * kLanes);
-  add_own_values(acc, args, tile, r, from, to, column);
-  store_tile(acc, o, kTileColumns);
-}
-
-// Writes `width` columns of o to a row of the destination.
-INLINE void deliver(const float* o, const Destination& to, int r, int64_t column, int64_t width) {
-  float* out = to.out[r] + column;
-  for (int64_t c = 0; c < width; c += kLanes) {
-    Vf x = load_up_to(o + c, width - c);
-    if (to.keep) x = fma(load_up_to(out + c, width - c), set1(to.keep[r]), x * set1(to.add[r]));
-    store_up_to(out + c, x, width - c);
-  }
-}
-
-// o_b of R rows from r0 on, columns in groups of V vectors, then of fewer. The rows share the keys that all of them
-// see; what a row sees before and after those, it adds alone, in the same order of keys.
-template <int R, int V>
-void value_columns(const AttentionArgs& args, const BlockTile& tile, int r0, int64_t column, const Destination& to) {
-  int from = 0, end = kBlock;  // common to the R rows
-  for (int r = r0; r < r0 + R; ++r) {
-    if (tile.from[r] > from) from = tile.from[r];
-    if (tile.to[r] < end) end = tile.to[r];
-  }
-  alignas(64) float o[R * kTileColumns];
-  for (; column + (V > 1 ? V * kLanes : 1) <= args.Dv; column += V * kLanes) {
-    Vf acc[R][V];
-    set_zero(acc);
-    if constexpr (R == 1) {
-      add_own_values(acc, args, tile, r0, from, end, column);
-      store_tile(acc, o, kTileColumns);
-    } else {
-      store_tile(acc, o, kTileColumns);
-      bool alone = false;
-      for (int r = 0; r < R; ++r) {
-        add_own_values<V>(o + r * kTileColumns, args, tile, r0 + r, tile.from[r0 + r], from, column);
-        alone |= tile.from[r0 + r] < from;
-      }
-      if (alone)
-        for (int r = 0; r < R; ++r)
-          for (int v = 0; v < V; ++v) acc[r][v] = load(o + r * kTileColumns + v * kLanes);
-      add_values(acc, args, tile, r0, from, end, column);
-      store_tile(acc, o, kTileColumns);
-      for (int r = 0; r < R; ++r)
-        add_own_values<V>(o + r * kTileColumns, args, tile, r0 + r, end, tile.to[r0 + r], column);
+bool finite_values(const AttentionArgs& args, const BlockTile& tile, int from, int to) {
+  const Vf zero = set1(0.0f);
+  Vf a = zero, b = zero;  // sums of products with zero: NaN if anything is not finite
+  for (int64_t j = tile.begin + from; j < tile.begin + to; ++j) {
+    const float* v = args.v_pages[j / kPage] + j % kPage * args.ldv;
+    for (int64_t c = 0; c < args.Dv; c += 2 * kLanes) {
+      a = fma(load_up_to(v + c, args.Dv - c), zero, a);
+      if (c + kLanes < args.Dv) b = fma(load_up_to(v + c + kLanes, args.Dv - c - kLanes), zero, b);
     }
-    for (int r = 0; r < R; ++r)
-      deliver(o + r * kTileColumns, to, r0 + r, column, minimum(V * kLanes, args.Dv - column));
+  }
+  return !bits(is_nan(a + b));
+}
+
+// Whether the rows may share the walk over the values: they do if they see the same keys, and also if what some of them
+// do not see is finite, for fma(0, v, o) = o.
+bool rows_share_values(const AttentionArgs& args, const BlockTile& tile, int rows) {
+  if (tile.even) return true;
+  int from = tile.seen_from, to = tile.seen_to;  // all rows see the keys between
+  for (int r = 0; r < rows; ++r) {
+    if (tile.mask[r] || tile.from[r] >= tile.to[r]) return finite_values(args, tile, tile.seen_from, tile.seen_to);
+    from = tile.from[r] > from ? tile.from[r] : from;
+    to = tile.to[r] < to ? tile.to[r] : to;
+  }
+  return finite_values(args, tile, tile.seen_from, from) && finite_values(args, tile, to, tile.seen_to);
+}
+
+// One vector of o_b to its place. o + 0: rows that share a walk turn -0 into +0, so all do.
+INLINE void deliver(Vf o, const Destination& to, int r, int64_t column, int64_t width) {
+  float* out = to.out[r] + column;
+  o = o + set1(0.0f);
+  if (to.keep) o = fma(load_up_to(out, width), set1(to.keep[r]), o * set1(to.add[r]));
+  store_up_to(out, o, width);
+}
+
+// V vectors of columns of o_b for R rows; a key that a row does not see has p = 0.
+template <int R, int V>
+__attribute__((noinline)) void shared_columns(const AttentionArgs& args, const BlockTile& tile, int64_t column,
+                                              const Destination& to) {
+  Vf acc[R][V];
+  set_zero(acc);
+  add_values(acc, args, tile, 0, tile.seen_from, tile.seen_to, column);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) deliver(acc[r][v], to, r, column + v * kLanes, args.Dv - column - v * kLanes);
+}
+
+// The same for one row at a time: values that a row does not see may be garbage.
+template <int V>
+void own_columns(const AttentionArgs& args, const BlockTile& tile, int rows, int64_t column, const Destination& to) {
+  for (int r = 0; r < rows; ++r) {
+    Vf acc[1][V];
+    set_zero(acc);
+    add_own_values(acc, args, tile, r, column);
+    for (int v = 0; v < V; ++v) deliver(acc[0][v], to, r, column + v * kLanes, args.Dv - column - v * kLanes);
+  }
+}
+
+// o_b of R rows, columns in groups of V vectors, then of fewer.
+template <int R, int V>
+void value_columns(const AttentionArgs& args, const BlockTile& tile, int64_t column, const Destination& to) {
+  for (; column + (V > 1 ? V * kLanes : 1) <= args.Dv; column += V * kLanes) {
+    if (tile.shared) {
+      shared_columns<R, V>(args, tile, column, to);
+    } else {
+      own_columns<V>(args, tile, R, column, to);
+    }
   }
   if constexpr (V > 1) {
-    if (column < args.Dv) value_columns<R, V / 2>(args, tile, r0, column, to);
+    if (column < args.Dv) value_columns<R, V / 2>(args, tile, column, to);
   }
 }
 
-// Whether the R rows can share a walk over the values: all see some keys in common, and no row masks any.
+// Calls of the tiles of exactly group.rows rows.
 template <int R>
-bool rows_share_keys(const BlockTile& tile) {
-  int from = 0, to = kBlock;
-  for (int r = 0; r < R; ++r) {
-    if (tile.mask[r]) return false;
-    if (tile.from[r] > from) from = tile.from[r];
-    if (tile.to[r] < to) to = tile.to[r];
-  }
-  return from < to;
-}
-
-template <int R>
-void value_block(const AttentionArgs& args, const BlockTile& tile, const Destination& to) {
-  if (rows_share_keys<R>(tile)) return value_columns<R, widest(R, kTileColumns)>(args, tile, 0, 0, to);
-  for (int r = 0; r < R; ++r)
-    if (tile.from[r] < tile.to[r]) value_columns<1, widest(1, kTileColumns)>(args, tile, r, 0, to);
-}
-
-// Calls of the tile of exactly tile.rows rows.
-template <int R>
-INLINE void score_block_of(const AttentionArgs& args, BlockTile& tile) {
+INLINE void score_block_of(const AttentionArgs& args, const RowGroup& group, BlockTile& tile) {
   if constexpr (R > 1) {
-    if (tile.rows < R) return score_block_of<R - 1>(args, tile);
+    if (group.rows < R) return score_block_of<R - 1>(args, group, tile);
   }
-  score_block<R>(args, tile);
+  score_block<R>(args, group, tile);
 }
 template <int R>
-INLINE void value_block_of(const AttentionArgs& args, const BlockTile& tile, const Destination& to) {
+INLINE void value_block_of(const AttentionArgs& args, int rows, BlockTile& tile, const Destination& to) {
   if constexpr (R > 1) {
-    if (tile.rows < R) return value_block_of<R - 1>(args, tile, to);
+    if (rows < R) return value_block_of<R - 1>(args, rows, tile, to);
   }
-  value_block<R>(args, tile, to);
+  tile.shared = rows_share_values(args, tile, R);
+  value_columns<R, widest(R, kTileColumns)>(args, tile, 0, to);
 }
+
+// ---- rows ----------------------------------------------------------------------------------------------------------
 
 // Merges a block's m and l into the rows' running values, and gives the factors of O and of o_b. A block that a row
 // does not see (m = -inf) changes nothing. NaN goes through. All arrays have kRowSlots elements.
-void merge_block(const float* m, const float* l, int rows, Running& running, float* keep, float* add) {
+void merge_block(const float* m, const float* l, int rows, RowGroup& group, float* keep, float* add) {
   for (int r = 0; r < rows; r += kLanes) {
-    const Vf m_b = load(m + r), M = load(running.M + r), L = load(running.L + r), lowest = set1(-kInfinity);
+    const Vf m_b = load(m + r), M = load(group.M + r), L = load(group.L + r), lowest = set1(-kInfinity);
     const Vf larger = select(either(less(M, m_b), is_nan(m_b)), m_b, M);
     const Vm unseen = equal(m_b, lowest);
-    const Vf a = select(unseen, set1(1.0f), exp_below_overflow(M - larger));
-    const Vf b = select(unseen, set1(0.0f), exp_below_overflow(m_b - larger));
-    store(running.M + r, larger);
-    store(running.L + r, L * a + load(l + r) * b);
+    const Vf a = select(unseen, set1(1.0f), exp2_below_overflow(M - larger));
+    const Vf b = select(unseen, set1(0.0f), exp2_below_overflow(m_b - larger));
+    store(group.M + r, larger);
+    store(group.L + r, L * a + load(l + r) * b);
     store(keep + r, a);
     store(add + r, b);
   }
 }
 
-void start_rows(const AttentionArgs& args, int row, int rows, Running& running) {
-  for (int r = 0; r < kRowSlots; ++r) {
-    running.M[r] = -kInfinity;
-    running.L[r] = 0.0f;
+// The group's rows, what they see, and nothing seen yet.
+void start_group(const AttentionArgs& args, int row, int rows, RowGroup& group) {
+  group.row = row;
+  group.rows = rows;
+  group.first = group.all_to = INT64_MAX;
+  group.last = group.all_from = 0;
+  for (int r = row; r < row + rows; ++r) {
+    const bool empty = args.lo[r] >= args.hi[r];
+    group.all_from = maximum(group.all_from, empty ? INT64_MAX : args.lo[r]);
+    group.all_to = minimum(group.all_to, empty ? 0 : args.hi[r]);
+    if (empty) continue;
+    group.first = minimum(group.first, args.lo[r]);
+    group.last = maximum(group.last, args.hi[r]);
   }
-  for (int r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < args.Dv; ++c) args.out[row + r][c] = 0.0f;
+  for (int r = 0; r < kRowSlots; ++r) {
+    group.M[r] = -kInfinity;
+    group.L[r] = 0.0f;
   }
 }
 
-// Scores to weights: e^(s - M) / L within [lo, hi), zero elsewhere below `end`.
+// to[d][i] = scale * rows[i][d] for `count` <= kLanes rows; writes up to kLanes floats behind the last d.
+void interleave(const float* const* rows, int count, int64_t D, float scale, float* to) {
+  for (int64_t d = 0; d < D; d += kLanes) {
+    Vf x[kLanes];
+    for (int i = 0; i < kLanes; ++i) x[i] = i < count ? load_up_to(rows[i] + d, D - d) * set1(scale) : set1(0.0f);
+    transpose(x);
+    for (int i = 0; i < kLanes && d + i < D; ++i)
+      store(to + (d + i) * count, x[i]);  // the next one covers what is over
+  }
+}
+
+// scale * log2 e * q, interleaved: the tile reads the rows side by side.
+void take_queries(const AttentionArgs& args, RowGroup& group, float* q) {
+  const float scale = args.scale * kLog2E;
+  const float* const* rows = args.q + group.row;
+  group.q = q;
+  if (group.rows == 1) {
+    for (int64_t d = 0; d < args.D; d += kLanes)
+      store_up_to(q + d, load_up_to(rows[0] + d, args.D - d) * set1(scale), args.D - d);
+  } else if (group.rows <= kLanes) {
+    interleave(rows, group.rows, args.D, scale, q);
+  } else {
+    for (int r = 0; r < group.rows; ++r)
+      for (int64_t d = 0; d < args.D; ++d) q[d * group.rows + r] = rows[r][d] * scale;
+  }
+}
+
+void zero_rows(const AttentionArgs& args, int row, int rows) {
+  for (int r = row; r < row + rows; ++r)
+    for (int64_t c = 0; c < args.Dv; c += kLanes) store_up_to(args.out[r] + c, set1(0.0f), args.Dv - c);
+}
+
+// Scores to weights: 2^(s - M) / L within [lo, hi), zero elsewhere below `end`.
 void finish_weights(float* weights, int64_t lo, int64_t hi, int64_t end, float M, float L) {
   if (M == -kInfinity || lo >= hi) lo = hi = 0;
   for (int64_t j = 0; j < lo; ++j) weights[j] = 0.0f;
   for (int64_t j = lo; j < hi; j += kLanes)
-    store_up_to(weights + j, exp_below_overflow(load_up_to(weights + j, hi - j) - set1(M)) / set1(L), hi - j);
+    store_up_to(weights + j, exp2_below_overflow(load_up_to(weights + j, hi - j) - set1(M)) / set1(L), hi - j);
   for (int64_t j = hi; j < end; ++j) weights[j] = 0.0f;
 }
 
 // out = O / L; a row that saw nothing keeps its zeros.
-void finish_rows(const AttentionArgs& args, int row, int rows, const Running& running) {
+void finish_rows(const AttentionArgs& args, const RowGroup& group) {
   int64_t end = 0;
   for (int r = 0; r < args.rows && args.weights; ++r) end = maximum(end, args.hi[r]);
-  for (int r = 0; r < rows; ++r) {
-    float* out = args.out[row + r];
-    if (args.weights && args.weights[row + r])
-      finish_weights(args.weights[row + r], args.lo[row + r], args.hi[row + r], end, running.M[r], running.L[r]);
-    if (running.M[r] == -kInfinity) continue;
+  for (int r = 0; r < group.rows; ++r) {
+    const int row = group.row + r;
+    float* out = args.out[row];
+    if (args.weights && args.weights[row])
+      finish_weights(args.weights[row], args.lo[row], args.hi[row], end, group.M[r], group.L[r]);
+    if (group.M[r] == -kInfinity) continue;
     for (int64_t c = 0; c < args.Dv; c += kLanes)
-      store_up_to(out + c, load_up_to(out + c, args.Dv - c) / set1(running.L[r]), args.Dv - c);
+      store_up_to(out + c, load_up_to(out + c, args.Dv - c) / set1(group.L[r]), args.Dv - c);
   }
 }
 
-// The blocks that rows [row, row + rows) see: [first, last).
-void blocks_of_rows(const AttentionArgs& args, int row, int rows, int64_t& first, int64_t& last) {
-  first = INT64_MAX;
-  last = 0;
-  for (int r = row; r < row + rows; ++r) {
-    if (args.lo[r] >= args.hi[r]) continue;
-    first = minimum(first, args.lo[r] / kBlock);
-    last = maximum(last, (args.hi[r] + kBlock - 1) / kBlock);
+// One block for one group, merged into its rows.
+void walk_block(const AttentionArgs& args, int64_t block, RowGroup& group) {
+  BlockTile tile;
+  if (!open_block(args, block * kBlock, group, tile)) return;
+  float keep[kRowSlots], add[kRowSlots];
+  Destination to = {{}, keep, add};
+  for (int r = 0; r < group.rows; ++r) to.out[r] = args.out[group.row + r];
+  score_block_of<kTileRows>(args, group, tile);
+  merge_block(tile.m, tile.l, group.rows, group, keep, add);
+  value_block_of<kTileRows>(args, group.rows, tile, to);
+}
+
+// Rows [row, row + rows) in `count` equal groups.
+int make_groups(const AttentionArgs& args, int row, int rows, RowGroup* groups) {
+  const int count = (rows + kTileRows - 1) / kTileRows;
+  float* q = args.scratch;
+  for (int g = 0; g < count; ++g) {
+    const int begin = rows * g / count, end = rows * (g + 1) / count;
+    start_group(args, row + begin, end - begin, groups[g]);
+    take_queries(args, groups[g], q);
+    q += (end - begin) * args.D;
   }
+  return count;
 }
 
 void attention_rows(const AttentionArgs& args, int row, int rows) {
-  BlockTile tile;
-  Running running;
-  float keep[kRowSlots], add[kRowSlots];
-  Destination to = {{}, keep, add};
-  for (int r = 0; r < rows; ++r) to.out[r] = args.out[row + r];
-  start_rows(args, row, rows, running);
-  int64_t block, last;
-  for (blocks_of_rows(args, row, rows, block, last); block < last; ++block) {
-    if (!open_block(args, block * kBlock, row, rows, tile)) continue;
-    score_block_of<kMaxRows>(args, tile);
-    merge_block(tile.m, tile.l, rows, running, keep, add);
-    value_block_of<kMaxRows>(args, tile, to);
+  RowGroup groups[kGroups];
+  const int count = make_groups(args, row, rows, groups);
+  zero_rows(args, row, rows);
+  int64_t first = INT64_MAX, last = 0;
+  for (int g = 0; g < count; ++g) {
+    first = minimum(first, groups[g].first);
+    last = maximum(last, groups[g].last);
   }
-  finish_rows(args, row, rows, running);
-}
-
-// Rows in equal groups of at most kMaxRows.
-INLINE int row_groups(const AttentionArgs& args) { return (args.rows + kMaxRows - 1) / kMaxRows; }
-INLINE int group_begin(const AttentionArgs& args, int group) {
-  return static_cast<int>(static_cast<int64_t>(args.rows) * group / row_groups(args));
+  for (int64_t block = first / kBlock; block * kBlock < last; ++block)
+    for (int g = 0; g < count; ++g) walk_block(args, block, groups[g]);
+  for (int g = 0; g < count; ++g) finish_rows(args, groups[g]);
 }
 
 void attention(const AttentionArgs* args) {
-  for (int g = 0; g < row_groups(*args); ++g)
-    attention_rows(*args, group_begin(*args, g), group_begin(*args, g + 1) - group_begin(*args, g));
+  for (int row = 0; row < args->rows; row += kGroups * kTileRows)
+    attention_rows(*args, row, static_cast<int>(minimum(kGroups * kTileRows, args->rows - row)));
 }
 
-void partial_of_rows(const AttentionArgs& args, int64_t block, int row, int rows, float* partials) {
+void partial_of_group(const AttentionArgs& args, int64_t block, const RowGroup& group, float* partials) {
   BlockTile tile;
   Destination to = {{}, nullptr, nullptr};
-  for (int r = 0; r < rows; ++r) {
-    to.out[r] = partials + (row + r) * (args.Dv + 2) + 2;
-    for (int64_t c = 0; c < args.Dv; ++c) to.out[r][c] = 0.0f;
+  const bool seen = open_block(args, block * kBlock, group, tile);
+  for (int r = 0; r < group.rows; ++r) {
+    to.out[r] = partials + (group.row + r) * (args.Dv + 2) + 2;
+    to.out[r][-2] = -kInfinity;
+    to.out[r][-1] = 0.0f;
   }
-  if (open_block(args, block * kBlock, row, rows, tile)) {
-    score_block_of<kMaxRows>(args, tile);
-    value_block_of<kMaxRows>(args, tile, to);
-  }
-  for (int r = 0; r < rows; ++r) {
+  if (!seen) return;
+  score_block_of<kTileRows>(args, group, tile);
+  value_block_of<kTileRows>(args, group.rows, tile, to);
+  for (int r = 0; r < group.rows; ++r) {
     to.out[r][-2] = tile.m[r];
     to.out[r][-1] = tile.l[r];
   }
 }
 
 void attention_partial(const AttentionArgs* args, int64_t block_begin, int64_t block_end, float* partials) {
-  for (int64_t block = block_begin; block < block_end; ++block, partials += args->rows * (args->Dv + 2))
-    for (int g = 0; g < row_groups(*args); ++g)
-      partial_of_rows(*args, block, group_begin(*args, g), group_begin(*args, g + 1) - group_begin(*args, g), partials);
+  for (int row = 0; row < args->rows; row += kGroups * kTileRows) {
+    RowGroup groups[kGroups];
+    const int count = make_groups(*args, row, static_cast<int>(minimum(kGroups * kTileRows, args->rows - row)), groups);
+    for (int64_t block = block_begin; block < block_end; ++block)
+      for (int g = 0; g < count; ++g)
+        partial_of_group(*args, block, groups[g], partials + (block - block_begin) * args->rows * (args->Dv + 2));
+  }
 }
 
 void attention_merge(const AttentionArgs* args, int ranges, const int64_t* range_begin, const float* const* partials) {
   const int64_t ld = args->Dv + 2;
   for (int row = 0; row < args->rows; ++row) {
-    Running running;
-    start_rows(*args, row, 1, running);
+    RowGroup group;
+    start_group(*args, row, 1, group);
+    zero_rows(*args, row, 1);
     for (int i = 0; i < ranges; ++i)
       for (int64_t block = 0; block < range_begin[i + 1] - range_begin[i]; ++block) {
         const float* partial = partials[i] + (block * args->rows + row) * ld;
         float m[kRowSlots] = {partial[0]}, l[kRowSlots] = {partial[1]}, keep[kRowSlots], add[kRowSlots];
-        merge_block(m, l, 1, running, keep, add);
+        merge_block(m, l, 1, group, keep, add);
         const Destination to = {{args->out[row]}, keep, add};
-        if (partial[0] != -kInfinity) deliver(partial + 2, to, 0, 0, args->Dv);
+        if (partial[0] == -kInfinity) continue;
+        for (int64_t c = 0; c < args->Dv; c += kLanes)
+          deliver(load_up_to(partial + 2 + c, args->Dv - c), to, 0, c, args->Dv - c);
       }
-    finish_rows(*args, row, 1, running);
+    finish_rows(*args, group);
   }
 }
 
-// Writes `count` tokens into columns offset.. of a page.   k: (count, D), page: (D, kPage)
+// Writes `count` tokens into columns offset.. of a page; from offset 0, the columns behind them may be zeroed.
+// k: (count, D), page: (D, kPage)
 void pack_keys(const float* k, int64_t ldk, int count, int64_t D, float* page, int offset) {
-  for (int64_t d = 0; d < D; ++d)
-    for (int t = 0; t < count; ++t) page[d * kPage + offset + t] = k[t * ldk + d];
+  if (offset > 0 || count < kPage / 2) {
+    for (int64_t d = 0; d < D; ++d)
+      for (int t = 0; t < count; ++t) page[d * kPage + offset + t] = k[t * ldk + d];
+    return;
+  }
+  for (int t = 0; t < kPage; t += kLanes)
+    for (int64_t d = 0; d < D; d += kLanes) {
+      Vf x[kLanes];
+      for (int i = 0; i < kLanes; ++i) x[i] = t + i < count ? load_up_to(k + (t + i) * ldk + d, D - d) : set1(0.0f);
+      transpose(x);
+      for (int i = 0; i < kLanes && d + i < D; ++i) store(page + (d + i) * kPage + t, x[i]);
+    }
 }

@@ -13,7 +13,7 @@ namespace fastattn {
 constexpr int kPanel = 32;   // columns of a packed weight panel: panel p holds the weight's rows 32p.., zero padded
 constexpr int kPage = 16;    // tokens of a KV page: keys [D][16] (transposed), values [16][ldv]
 constexpr int kBlock = 128;  // keys per softmax block (8 pages), counted from key 0: fixed order of accumulation
-constexpr int kMaxRows = 6;  // query rows that share one walk over the keys
+constexpr int kRowsAtOnce = 96;  // query rows that ops hand to one call of attention: they share the reads of a block
 
 enum class Activation : int { none, tanh, sigmoid, relu, gelu, gelu_tanh, silu, exp, erf };
 
@@ -89,7 +89,10 @@ struct AttentionArgs {
   float scale, softcap;      // s = scale * (q . k); softcap > 0: s = softcap * tanh(s / softcap)
   float* const* out;         // [rows] -> Dv floats
   float* const* weights;  // null, or [rows] -> floats (or null) by absolute key j in [0, max hi): zero where not seen
+  float* scratch;         // attention_scratch(rows, D) floats
 };
+
+constexpr int64_t attention_scratch(int64_t rows, int64_t D) { return rows * D + 16; }
 
 // Floats of the partial results of `blocks` blocks: {m, l, o[Dv]} for each block and row.
 constexpr int64_t partial_floats(int64_t blocks, int64_t rows, int64_t Dv) { return blocks * rows * (Dv + 2); }

@@ -9,7 +9,7 @@
 namespace fastattn {
 namespace {
 
-constexpr int64_t kChunk = 8 * kMaxRows;  // query rows of a work item
+constexpr int64_t kChunk = kRowsAtOnce;  // query rows of a work item
 constexpr int64_t kFloatsPerPointer = static_cast<int64_t>(sizeof(void*)) / 4;
 
 int64_t page_count(int64_t tokens) { return (tokens + kPage - 1) / kPage; }
@@ -37,14 +37,19 @@ struct Heads {
 struct Pages {
   const float** keys;
   const float** values;
+  float* room;  // the kernel's scratch
   int64_t ldv, total;
 
   // Both pointer arrays live in a thread's scratch, behind one another.
   Pages(Frame& f, const Team& team, int64_t total_keys, int64_t value_stride) : ldv(value_stride), total(total_keys) {
     keys = reinterpret_cast<const float**>(f.scratch[static_cast<size_t>(team.ith)]);
     values = keys + page_count(total);
+    room = f.scratch[static_cast<size_t>(team.ith)] + pointer_floats(total);
   }
-  static int64_t scratch_floats(int64_t longest) { return 2 * page_count(longest) * kFloatsPerPointer; }
+  static int64_t pointer_floats(int64_t keys) { return (2 * page_count(keys) * kFloatsPerPointer + 15) / 16 * 16; }
+  static int64_t scratch_floats(int64_t longest, int64_t D) {
+    return pointer_floats(longest) + attention_scratch(kChunk, D);
+  }
 };
 
 // What the optional parameters of `attention` say.
@@ -91,7 +96,8 @@ void attend(const Node& n, const Heads& a, const Queries& queries, const Pages& 
                            static_cast<float>(n.attrs.scale),
                            static_cast<float>(n.attrs.softcap),
                            out,
-                           a.record ? weights : nullptr};
+                           a.record ? weights : nullptr,
+                           pages.room};
   kernels().attention(&args);
 }
 
@@ -220,7 +226,7 @@ Needs attention_needs(const Node& n, const Frame& f) {
     needs.kept_bytes += n.attrs.cache >= 0 ? bytes_of(a, total) : 0;
   }
   needs.shared = n.attrs.cache >= 0 ? 0 : pages * a.G * a.D * kPage;
-  needs.per_thread = Pages::scratch_floats(longest);
+  needs.per_thread = Pages::scratch_floats(longest, a.D);
   if (has_bias(n)) f.state->biases.of(bias_source(n)).reserve(longest);
   return needs;
 }
@@ -255,7 +261,7 @@ Needs cross_attention_needs(const Node& n, const Frame& f) {
     needs.flops += flops_of(a, f.length(s), f.memory(s).length);
     if (s == 0 || &f.memory(s) != &f.memory(s - 1)) needs.kept_bytes += bytes_of(a, f.memory(s).length);
   }
-  needs.per_thread = Pages::scratch_floats(longest);
+  needs.per_thread = Pages::scratch_floats(longest, a.D);
   return needs;
 }
 

@@ -1,7 +1,7 @@
 // Two ways through the same kernels, with the same bits:
 //
-//  * many query rows: the keys of a key/value head are packed once into pages, then chunks of kMaxRows query rows walk
-//  them.
+//  * many query rows: the keys of a key/value head are packed once into pages, then chunks of up to kRowsAtOnce query
+//  rows walk them.
 //    Heads go in waves whose pages fit the cache; the threads pack a wave together, then take chunks from a shared
 //    counter.
 //  * few query rows (decoding): reading keys and values is all the work. Each block of keys is packed into a scratch
@@ -18,18 +18,18 @@
 #include <vector>
 
 #include "dispatch/dispatch.h"
-#include "ops/dense_transpose.h"
 
 namespace fastattn::dense {
 namespace {
 
 constexpr int64_t kFewRows = 48;          // up to here the second way
 constexpr int64_t kWaveFloats = 1 << 20;  // packed keys and values of a wave: 4 MB
-constexpr int64_t kChunksAtOnce = 4;      // taken from the counter together
+constexpr int64_t kMaskedRows = 24;       // rows of a chunk whose mask must be copied
 constexpr int kPagesPerBlock = kBlock / kPage;
 
 struct Geometry {
-  int64_t B, H, G, T, S, D, Dv, group, rows, chunks, pages;
+  int64_t B, H, G, T, S, D, Dv, group, rows, pages;
+  int64_t chunk_rows = 0, chunks = 0;
   bool copy_q, copy_k, copy_v, copy_mask;
 
   explicit Geometry(const Attention& op)
@@ -42,13 +42,20 @@ struct Geometry {
         Dv(op.v.shape[3]),
         group(G ? H / G : 0),
         rows(group * T),
-        chunks((rows + kMaxRows - 1) / kMaxRows),
         pages((S + kPage - 1) / kPage),
         copy_q(!rows_contiguous(op.q)),
         copy_k(!rows_contiguous(op.k)),
         copy_v(!rows_contiguous(op.v)),
         copy_mask(op.mask.kind == Mask::Kind::boolean ||
                   (op.mask.kind == Mask::Kind::added && op.mask.stride[3] != 1 && S > 1)) {}
+
+  // Chunks of query rows: whole register tiles (of 6 or 12 rows), and several for each thread.
+  void divide(int threads) {
+    const int64_t share = rows * B * G / (4 * threads);
+    const int64_t most = copy_mask ? kMaskedRows : kRowsAtOnce;
+    chunk_rows = rows <= kFewRows ? std::max<int64_t>(rows, 1) : std::clamp<int64_t>(share / 12 * 12, 12, most);
+    chunks = (rows + chunk_rows - 1) / chunk_rows;
+  }
 };
 
 struct Span {
@@ -81,22 +88,22 @@ void copy_mask_row(const Mask& mask, int64_t offset, Span span, float* to) {
   }
 }
 
-// Up to kMaxRows query rows of one key/value head, laid out for the kernels.
+// Up to kRowsAtOnce query rows of one key/value head, laid out for the kernels.
 struct Chunk {
   int rows = 0;
   Span all{0, 0};  // hull of what the rows see
-  const float* q[kMaxRows];
-  const float* bias[kMaxRows];
-  float* out[kMaxRows];
-  float* weights[kMaxRows];
-  int64_t lo[kMaxRows], hi[kMaxRows];
+  const float* q[kRowsAtOnce];
+  const float* bias[kRowsAtOnce];
+  float* out[kRowsAtOnce];
+  float* weights[kRowsAtOnce];
+  int64_t lo[kRowsAtOnce], hi[kRowsAtOnce];
 
-  // q_scratch: kMaxRows * D floats, mask_scratch: kMaxRows * S floats; used where the arrays cannot be read in place.
-  // Of a mask that must be copied, only the keys inside `wanted` are.
+  // q_scratch: chunk_rows * D floats, mask_scratch: chunk_rows * S floats; used where the arrays cannot be read in
+  // place. Of a mask that must be copied, only the keys inside `wanted` are.
   void fill(const Attention& op, const Geometry& g, int64_t b, int64_t head, int64_t index, float* q_scratch,
             float* mask_scratch, Span wanted) {
-    const int64_t first = index * kMaxRows;
-    rows = static_cast<int>(std::min<int64_t>(kMaxRows, g.rows - first));
+    const int64_t first = index * g.chunk_rows;
+    rows = static_cast<int>(std::min<int64_t>(g.chunk_rows, g.rows - first));
     all = {g.S, 0};
     for (int i = 0; i < rows; ++i) {
       const int64_t t = (first + i) / g.group, h = head * g.group + (first + i) % g.group;
@@ -113,14 +120,15 @@ struct Chunk {
   }
 
   AttentionArgs args(const Attention& op, const Geometry& g, const float* const* k_pages, const float* const* v_pages,
-                     int64_t ldv) const {
+                     int64_t ldv, float* scratch) const {
     return {rows,     g.D,
             g.Dv,     q,
             k_pages,  v_pages,
             ldv,      lo,
             hi,       op.mask.kind == Mask::Kind::none ? nullptr : bias,
             op.scale, op.softcap,
-            out,      op.weights ? weights : nullptr};
+            out,      op.weights ? weights : nullptr,
+            scratch};
   }
 
   void zero_result(const Attention& op, const Geometry& g) const {
@@ -168,7 +176,8 @@ struct Head {
         index(i % g.G) {}
 
   // row_scratch: kPage * D floats, used when the keys' last axis is not contiguous.
-  void pack_keys(const Attention& op, const Geometry& g, int64_t page, float* to, float* row_scratch) const {
+  void pack_keys(const KernelTable& kernel, const Attention& op, const Geometry& g, int64_t page, float* to,
+                 float* row_scratch) const {
     const int count = static_cast<int>(std::min<int64_t>(kPage, g.S - page * kPage));
     const float* from = k + page * kPage * op.k.stride[2];
     int64_t ld = op.k.stride[2];
@@ -176,7 +185,7 @@ struct Head {
       for (int j = 0; j < count; ++j) gather(from + j * ld, op.k.stride[3], g.D, row_scratch + j * g.D);
       from = row_scratch, ld = g.D;
     }
-    transpose(from, ld, count, g.D, to, kPage);
+    kernel.pack_keys(from, ld, count, g.D, to, 0);
   }
 
   // A page of values is used where it stands if it is whole and its rows are contiguous. Kernels may read a page's rows
@@ -243,9 +252,11 @@ class ManyRows {
 
  private:
   int64_t head_floats() const { return g_.pages * key_page_ + copied_values_ * values_.page_floats; }
-  int64_t q_floats() const { return Scratch::padded(kMaxRows * g_.D); }
+  int64_t q_floats() const { return g_.copy_q ? Scratch::padded(g_.chunk_rows * g_.D) : 0; }
+  int64_t kernel_floats() const { return Scratch::padded(attention_scratch(g_.chunk_rows, g_.D)); }
   int64_t thread_floats() const {
-    return q_floats() + Scratch::padded(kPage * g_.D) + (g_.copy_mask ? Scratch::padded(kMaxRows * g_.S) : 0);
+    return q_floats() + kernel_floats() + Scratch::padded(kPage * g_.D) +
+           (g_.copy_mask ? Scratch::padded(g_.chunk_rows * g_.S) : 0);
   }
   const float** key_pointers(int64_t slot) { return pointers_.data() + 2 * slot * g_.pages; }
   const float** value_pointers(int64_t slot) { return key_pointers(slot) + g_.pages; }
@@ -253,7 +264,7 @@ class ManyRows {
   void pack_wave(Wave& wave, int64_t first, int64_t count, float* room) {
     for (int64_t item; (item = wave.next_page.fetch_add(kPagesPerBlock, std::memory_order_relaxed)) < count * g_.pages;)
       for (int64_t i = item; i < std::min(item + kPagesPerBlock, count * g_.pages); ++i)
-        pack_page(i / g_.pages, Head(op_, g_, first + i / g_.pages), i % g_.pages, room + q_floats());
+        pack_page(i / g_.pages, Head(op_, g_, first + i / g_.pages), i % g_.pages, room + q_floats() + kernel_floats());
   }
 
   void pack_page(int64_t slot, const Head& head, int64_t page, float* row_scratch) {
@@ -261,7 +272,7 @@ class ManyRows {
     if ((page + 1) * kPage <= span.lo || page * kPage >= span.hi) return;
     float* base = pages_ + slot * head_floats();
     float* keys = base + page * key_page_;
-    head.pack_keys(op_, g_, page, keys, row_scratch);
+    head.pack_keys(kernel_, op_, g_, page, keys, row_scratch);
     key_pointers(slot)[page] = keys;
     if (head.in_place(op_, g_, page)) {
       value_pointers(slot)[page] = head.values(op_, page);
@@ -275,16 +286,17 @@ class ManyRows {
   // Late queries see the most keys when attention is causal: they go first, so that no thread is left with a long one.
   void walk_wave(Wave& wave, int64_t first, int64_t count, float* room) {
     const int64_t total = count * g_.chunks;
-    for (int64_t item; (item = wave.next_chunk.fetch_add(kChunksAtOnce, std::memory_order_relaxed)) < total;)
-      for (int64_t i = item; i < std::min(item + kChunksAtOnce, total); ++i)
-        walk_chunk(i / g_.chunks, Head(op_, g_, first + i / g_.chunks), g_.chunks - 1 - i % g_.chunks, room);
+    for (int64_t i; (i = wave.next_chunk.fetch_add(1, std::memory_order_relaxed)) < total;)
+      walk_chunk(i % count, Head(op_, g_, first + i % count), g_.chunks - 1 - i / count, room);
   }
 
   void walk_chunk(int64_t slot, const Head& head, int64_t index, float* room) {
     Chunk chunk;
-    chunk.fill(op_, g_, head.b, head.index, index, room, room + q_floats() + Scratch::padded(kPage * g_.D), {0, g_.S});
+    chunk.fill(op_, g_, head.b, head.index, index, room,
+               room + q_floats() + kernel_floats() + Scratch::padded(kPage * g_.D), {0, g_.S});
     if (chunk.all.empty()) return chunk.zero_result(op_, g_);
-    const AttentionArgs args = chunk.args(op_, g_, key_pointers(slot), value_pointers(slot), values_.ldv);
+    const AttentionArgs args =
+        chunk.args(op_, g_, key_pointers(slot), value_pointers(slot), values_.ldv, room + q_floats());
     kernel_.attention(&args);
     chunk.zero_unseen_weights(op_, g_);
   }
@@ -344,20 +356,20 @@ class FewRows {
   }
 
   int64_t q_floats() const { return Scratch::padded(g_.rows * g_.D); }
+  int64_t kernel_floats() const { return Scratch::padded(attention_scratch(g_.rows, g_.D)); }
   int64_t mask_floats() const { return g_.copy_mask ? Scratch::padded(g_.rows * g_.S) : 0; }
   int64_t keys_floats() const { return kPagesPerBlock * key_page_; }
   int64_t values_floats() const { return (g_.copy_v ? kPagesPerBlock : 1) * values_.page_floats; }
-  int64_t room_floats() const { return keys_floats() + values_floats() + key_page_ + q_floats() + mask_floats(); }
+  int64_t room_floats() const {
+    return keys_floats() + values_floats() + key_page_ + q_floats() + kernel_floats() + mask_floats();
+  }
   int64_t partial_floats_of_head() const { return Scratch::padded(partial_floats(blocks_, g_.rows, g_.Dv)); }
   float* keys_of(int thread) const { return rooms_ + thread * room_floats(); }
   const float** key_pointers(int thread) { return pointers_.data() + 2 * thread * g_.pages; }
   const float** value_pointers(int thread) { return key_pointers(thread) + g_.pages; }
 
-  // Partials of one head: [part][chunk][block][row].
-  float* partials_of(float* head, Span blocks, int64_t chunk) const {
-    return head + partial_floats(blocks.lo, g_.rows, g_.Dv) +
-           partial_floats(blocks.hi - blocks.lo, chunk * kMaxRows, g_.Dv);
-  }
+  // Partials of one head: [block][row].
+  float* partials_of(float* head, int64_t block) const { return head + partial_floats(block, g_.rows, g_.Dv); }
 
   // Blocks of the head's range that belong to a part.
   Span blocks_of(const Head& head, int64_t part) const {
@@ -367,26 +379,27 @@ class FewRows {
     return {first + count * part / parts_, first + count * (part + 1) / parts_};
   }
 
-  void fill(int thread, const Head& head, int64_t index, Span wanted, Chunk& chunk) const {
-    float* q = keys_of(thread) + keys_floats() + values_floats() + key_page_;
-    chunk.fill(op_, g_, head.b, head.index, index, q + index * kMaxRows * g_.D,
-               q + q_floats() + index * kMaxRows * g_.S, wanted);
+  float* q_of(int thread) const { return keys_of(thread) + keys_floats() + values_floats() + key_page_; }
+
+  AttentionArgs args(int thread, const Chunk& chunk) {
+    return chunk.args(op_, g_, key_pointers(thread), value_pointers(thread), values_.ldv, q_of(thread) + q_floats());
+  }
+
+  void fill(int thread, const Head& head, Span wanted, Chunk& chunk) const {
+    float* q = q_of(thread);
+    chunk.fill(op_, g_, head.b, head.index, 0, q, q + q_floats() + kernel_floats(), wanted);
   }
 
   void score_part(int thread, const Head& head, int64_t part, float* partials) {
     const Span blocks = blocks_of(head, part);
     if (blocks.empty()) return;
-    Chunk chunks[(kFewRows + kMaxRows - 1) / kMaxRows];
-    for (int64_t c = 0; c < g_.chunks; ++c) fill(thread, head, c, {blocks.lo * kBlock, blocks.hi * kBlock}, chunks[c]);
+    Chunk chunk;
+    fill(thread, head, {blocks.lo * kBlock, blocks.hi * kBlock}, chunk);
     point_to_values(thread, head, blocks);
+    const AttentionArgs call = args(thread, chunk);
     for (int64_t block = blocks.lo; block < blocks.hi; ++block) {
       pack_block(thread, head, block);
-      for (int64_t c = 0; c < g_.chunks; ++c) {
-        const AttentionArgs args = chunks[c].args(op_, g_, key_pointers(thread), value_pointers(thread), values_.ldv);
-        kernel_.attention_partial(
-            &args, block, block + 1,
-            partials_of(partials, blocks, c) + partial_floats(block - blocks.lo, chunks[c].rows, g_.Dv));
-      }
+      kernel_.attention_partial(&call, block, block + 1, partials_of(partials, block));
     }
   }
 
@@ -396,7 +409,7 @@ class FewRows {
     float* row_scratch = keys + keys_floats() + values_floats();
     for (int64_t p = block * kPagesPerBlock; p < std::min((block + 1) * kPagesPerBlock, g_.pages); ++p) {
       if ((p + 1) * kPage <= span.lo || p * kPage >= span.hi) continue;
-      head.pack_keys(op_, g_, p, keys + p % kPagesPerBlock * key_page_, row_scratch);
+      head.pack_keys(kernel_, op_, g_, p, keys + p % kPagesPerBlock * key_page_, row_scratch);
       if (!head.in_place(op_, g_, p)) head.copy_values(op_, g_, p, copied_page(thread, p), values_.ldv);
     }
   }
@@ -414,22 +427,17 @@ class FewRows {
   void merge(int thread, const Head& head, float* partials) {
     int64_t* begin = merge_begin_.data() + thread * (parts_ + 1);
     const float** from = merge_from_.data() + thread * parts_;
-    for (int64_t c = 0; c < g_.chunks; ++c) {
-      Chunk chunk;
-      fill(thread, head, c, {0, 0}, chunk);
-      if (chunk.all.empty()) {
-        chunk.zero_result(op_, g_);
-        continue;
-      }
-      for (int64_t part = 0; part < parts_; ++part) {
-        const Span blocks = blocks_of(head, part);
-        begin[part] = blocks.lo, begin[part + 1] = blocks.hi;
-        from[part] = partials_of(partials, blocks, c);
-      }
-      const AttentionArgs args = chunk.args(op_, g_, key_pointers(thread), value_pointers(thread), values_.ldv);
-      kernel_.attention_merge(&args, static_cast<int>(parts_), begin, from);
-      chunk.zero_unseen_weights(op_, g_);
+    Chunk chunk;
+    fill(thread, head, {0, 0}, chunk);
+    if (chunk.all.empty()) return chunk.zero_result(op_, g_);
+    for (int64_t part = 0; part < parts_; ++part) {
+      const Span blocks = blocks_of(head, part);
+      begin[part] = blocks.lo, begin[part + 1] = blocks.hi;
+      from[part] = partials_of(partials, blocks.lo);
     }
+    const AttentionArgs call = args(thread, chunk);
+    kernel_.attention_merge(&call, static_cast<int>(parts_), begin, from);
+    chunk.zero_unseen_weights(op_, g_);
   }
 
   const KernelTable& kernel_;
@@ -458,6 +466,7 @@ void attention(const Attention& op) {
   if (g.B == 0 || g.H == 0 || g.T == 0) return;
   const KernelTable& kernel = kernels();
   const int threads = threads_for(work_of(g));
+  g.divide(threads);
   if (g.rows <= kFewRows) {
     FewRows few(kernel, op, g, threads);
     parallel(threads, [&few](Team& team) { few.run(team); });

@@ -74,14 +74,15 @@ void attention(int rows, int64_t S, int64_t D, bool causal, double bandwidth) {
     hi.push_back(causal ? S - rows + r + 1 : S);
     pairs += double(hi.back());
   }
-  const AttentionArgs args = {rows,      D,         D,       qp.data(), kp.data(), vp.data(), D,
-                              lo.data(), hi.data(), nullptr, 0.125f,    0.0f,      op.data(), nullptr};
+  float* scratch = aligned(attention_scratch(rows, D));
+  const AttentionArgs args = {rows,      D,       D,      qp.data(), kp.data(), vp.data(), D,      lo.data(),
+                              hi.data(), nullptr, 0.125f, 0.0f,      op.data(), nullptr,   scratch};
   const double t = seconds([&] { kernels().attention(&args); });
   const double operations = 4.0 * pairs * double(D), bytes = 8.0 * double(S * D);
   std::printf("  attention %4d rows, %5ld keys of %ld%s: %8.2f GFLOP/s (%3.0f%%)  %7.2f GB/s (%3.0f%%)\n", rows,
               long(S), long(D), causal ? ", causal" : "", operations / t * 1e-9, operations / t / flops * 100,
               bytes / t * 1e-9, bytes / t / bandwidth * 100);
-  std::free(k), std::free(v), std::free(q), std::free(out);
+  std::free(k), std::free(v), std::free(q), std::free(out), std::free(scratch);
 }
 
 // Many calls at once: reading the thread's clock costs as much as a short row.

@@ -15,6 +15,7 @@ struct Problem {
   std::vector<int64_t> lo, hi;
   std::vector<const float*> q_rows, k_pages, v_pages, bias_rows;
   std::vector<float*> out_rows, weight_rows;
+  Array scratch;
   AttentionArgs args;
 
   Problem(int rows_, int64_t S_, int64_t D_, int64_t Dv_, bool padded, int mask_kind);
@@ -28,7 +29,12 @@ struct Problem {
 constexpr float kUntouched = -123.0f;
 
 Problem::Problem(int rows_, int64_t S_, int64_t D_, int64_t Dv_, bool padded, int mask_kind)
-    : rows(rows_), S(S_), D(D_), Dv(Dv_), ldv(padded ? (Dv_ + 15) / 16 * 16 : Dv_) {
+    : rows(rows_),
+      S(S_),
+      D(D_),
+      Dv(Dv_),
+      ldv(padded ? (Dv_ + 15) / 16 * 16 : Dv_),
+      scratch(attention_scratch(rows_, D_)) {
   const int64_t pages = (S + kPage - 1) / kPage;
   for (int64_t p = 0; p < pages; ++p) {
     k.push_back(random_array(D * kPage));
@@ -78,7 +84,8 @@ Problem::Problem(int rows_, int64_t S_, int64_t D_, int64_t Dv_, bool padded, in
           1.0f / std::sqrt(float(D)),
           mask_kind % 2 ? 0.0f : 3.0f,
           out_rows.data(),
-          weight_rows.data()};
+          weight_rows.data(),
+          scratch};
   for (int64_t j = 0; j < pages * kPage; ++j) {
     bool seen = false;
     for (int r = 0; r < rows; ++r) seen |= lo[size_t(r)] <= j && j < hi[size_t(r)] && !masked(r, j);

@@ -61,6 +61,11 @@ def second_order(r: mpf) -> mpf:
     return mpf(1) / 2 + r / 6
 
 
+def first_order(r: mpf) -> mpf:
+    """(2^r - 1) / r."""
+    return (mpf(2) ** r - 1) / r if abs(r) > mpf("1e-12") else log(2) + r * log(2) ** 2 / 2
+
+
 if __name__ == "__main__":
     high = mp.nint(log(2) * 512) / 512  # 9 bits: its product with any exponent is exact
     constants = {"kLog2E": 1 / log(2), "kLn2High": high, "kLn2Low": log(2) - high}
@@ -68,6 +73,8 @@ if __name__ == "__main__":
     half_ln2 = float(log(2) / 2) * 1.001
     # e^r = 1 + r + r^2 q(r): relative to e^r
     fit("kExp", second_order, lambda r: r**2 * exp(-r) + mpf("1e-20"), 4, -half_ln2, half_ln2)
+    # 2^r = 1 + r q(r): relative to 2^r
+    fit("kExp2", first_order, lambda r: abs(r) * mpf(2) ** (-r) + mpf("1e-20"), 5, -0.5005, 0.5005)
     # erf(x) = x + x p(x^2), |x| <= 1: relative to erf(x)
     fit("kErf", lambda t: erf(sqrt(t)) / sqrt(t) - 1, lambda t: sqrt(t) / erf(sqrt(t)), 6, 1e-20, 1.0)
     # erf(x) = 1 - exp(-p(x)), 1 <= x <= 4: an error of p counts erfc(x) times

@@ -3,6 +3,8 @@
 
 // (e^r - 1 - r) / r^2 on [-ln2/2, ln2/2], worst error 4.4e-9 of e^r
 constexpr float kExp[] = {0.49999994f, 0.166665196f, 0.0416683927f, 0.00836878084f, 0.00138144649f};
+// (2^r - 1) / r on [-1/2, 1/2], worst error 1.6e-8 of 2^r
+constexpr float kExp2[] = {0.693147182f, 0.240226477f, 0.0555033199f, 0.00961843878f, 0.00133990031f, 0.000153532645f};
 // erf(x) / x - 1 in x^2 for |x| <= 1, worst error 4.0e-9 of erf(x) / x
 constexpr float kErf[] = {0.128379166f,   -0.37612626f,     0.112835854f,   -0.026853811f,
                           0.00518832682f, -0.000801018788f, 7.85384327e-05f};
@@ -37,6 +39,12 @@ INLINE Vf exp_below_overflow(Vf x) {
   const Reduced e = reduce(x);
   const Vf one = set1(1.0f), y = fma(fma(polynomial(kExp, e.r), e.r, one), e.r, one);
   return select(less(x, set1(-87.3365402f)), set1(0.0f), scale_by_power(y, e.n));
+}
+
+// 2^x for x <= 127, or NaN: at most 1.5 ULP; results below 2^-126 are flushed to zero.
+INLINE Vf exp2_below_overflow(Vf x) {
+  const Vf r = fraction(x), y = fma(polynomial(kExp2, r), r, set1(1.0f));
+  return select(less(x, set1(-126.0f)), set1(0.0f), scale_by_power(y, x - r));
 }
 
 // e^x: at most 1.5 ULP; results below 2^-126 are flushed to zero; e^inf = inf, e^-inf = 0, e^NaN = NaN.

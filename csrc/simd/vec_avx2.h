@@ -37,6 +37,28 @@ INLINE Vf scale_by_power(Vf x, Vf n) {  // NaN converts to 0x80000000, which the
   return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), exponent));
 }
 
+// Blocks of 4 x 4 inside each half, then the halves.
+INLINE void transpose(Vf (&x)[8]) {
+  Vf y[8];
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4) {
+    const __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(x[i], x[i + 1])),
+                  b = _mm256_castps_pd(_mm256_unpackhi_ps(x[i], x[i + 1])),
+                  c = _mm256_castps_pd(_mm256_unpacklo_ps(x[i + 2], x[i + 3])),
+                  d = _mm256_castps_pd(_mm256_unpackhi_ps(x[i + 2], x[i + 3]));
+    y[i] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, c));
+    y[i + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, c));
+    y[i + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(b, d));
+    y[i + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(b, d));
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    x[i] = _mm256_permute2f128_ps(y[i], y[4 + i], 0x20);
+    x[4 + i] = _mm256_permute2f128_ps(y[i], y[4 + i], 0x31);
+  }
+}
+INLINE Vf fraction(Vf x) { return x - _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+
 INLINE Vm less(Vf a, Vf b) { return {_mm256_cmp_ps(a, b, _CMP_LT_OQ)}; }
 INLINE Vm equal(Vf a, Vf b) { return {_mm256_cmp_ps(a, b, _CMP_EQ_OQ)}; }
 INLINE Vm is_nan(Vf x) { return {_mm256_cmp_ps(x, x, _CMP_UNORD_Q)}; }

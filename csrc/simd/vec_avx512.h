@@ -32,6 +32,32 @@ INLINE Vf copysign(Vf x, Vf sign) {  // (sign bit of sign) or (other bits of x):
 }
 INLINE Vf scale_by_power(Vf x, Vf n) { return _mm512_scalef_ps(x, n); }
 
+// Blocks of 4 x 4 inside each quarter, then the quarters.
+INLINE void transpose(Vf (&x)[16]) {
+  Vf y[16];
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(x[i], x[i + 1])),
+                  b = _mm512_castps_pd(_mm512_unpackhi_ps(x[i], x[i + 1])),
+                  c = _mm512_castps_pd(_mm512_unpacklo_ps(x[i + 2], x[i + 3])),
+                  d = _mm512_castps_pd(_mm512_unpackhi_ps(x[i + 2], x[i + 3]));
+    y[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+    y[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+    y[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+    y[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {  // y[4 r + i], quarter q: rows 4 r .. 4 r + 3 of column 4 q + i
+    const Vf a = _mm512_shuffle_f32x4(y[i], y[4 + i], 0x88), b = _mm512_shuffle_f32x4(y[i], y[4 + i], 0xdd),
+             c = _mm512_shuffle_f32x4(y[8 + i], y[12 + i], 0x88), d = _mm512_shuffle_f32x4(y[8 + i], y[12 + i], 0xdd);
+    x[i] = _mm512_shuffle_f32x4(a, c, 0x88);
+    x[4 + i] = _mm512_shuffle_f32x4(b, d, 0x88);
+    x[8 + i] = _mm512_shuffle_f32x4(a, c, 0xdd);
+    x[12 + i] = _mm512_shuffle_f32x4(b, d, 0xdd);
+  }
+}
+INLINE Vf fraction(Vf x) { return _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+
 INLINE Vm less(Vf a, Vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 INLINE Vm equal(Vf a, Vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 INLINE Vm is_nan(Vf x) { return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q); }

@@ -61,6 +61,15 @@ INLINE Vf scale_by_power(Vf x, Vf n) {  // adding 1.5 * 2^23 leaves the integer 
   const Vu exponent = reinterpret_cast<Vu>(n + 12582912.0f) << 23;  // NaN may wrap around
   return select(is_nan(x), x, reinterpret_cast<Vf>(reinterpret_cast<Vu>(x) + exponent));
 }
+INLINE void transpose(Vf (&x)[4]) {
+  const Vf a = __builtin_shufflevector(x[0], x[1], 0, 4, 1, 5), b = __builtin_shufflevector(x[2], x[3], 0, 4, 1, 5);
+  const Vf c = __builtin_shufflevector(x[0], x[1], 2, 6, 3, 7), d = __builtin_shufflevector(x[2], x[3], 2, 6, 3, 7);
+  x[0] = __builtin_shufflevector(a, b, 0, 1, 4, 5);
+  x[1] = __builtin_shufflevector(a, b, 2, 3, 6, 7);
+  x[2] = __builtin_shufflevector(c, d, 0, 1, 4, 5);
+  x[3] = __builtin_shufflevector(c, d, 2, 3, 6, 7);
+}
+INLINE Vf fraction(Vf x) { return x - ((x + 12582912.0f) - 12582912.0f); }  // 1.5 * 2^23 rounds
 
 INLINE Vi load_int(const void* p) {
   Vi x;

@@ -44,6 +44,15 @@ INLINE Vf scale_by_power(Vf x, Vf n) {  // NaN converts to 0: x keeps its NaN
   return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(x), exponent));
 }
 
+INLINE void transpose(Vf (&x)[4]) {
+  const float32x4x2_t a = vtrnq_f32(x[0], x[1]), b = vtrnq_f32(x[2], x[3]);
+  x[0] = vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0]));
+  x[1] = vcombine_f32(vget_low_f32(a.val[1]), vget_low_f32(b.val[1]));
+  x[2] = vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0]));
+  x[3] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
+}
+INLINE Vf fraction(Vf x) { return x - vrndnq_f32(x); }
+
 INLINE Vm less(Vf a, Vf b) { return vcltq_f32(a, b); }
 INLINE Vm equal(Vf a, Vf b) { return vceqq_f32(a, b); }
 INLINE Vm is_nan(Vf x) { return vmvnq_u32(vceqq_f32(x, x)); }
