@@ -10,9 +10,9 @@
 
 namespace fastattn {
 
-constexpr int kPanel = 32;   // columns of a packed weight panel: panel p holds the weight's rows 32p.., zero padded
-constexpr int kPage = 16;    // tokens of a KV page: keys [D][16] (transposed), values [16][ldv]
-constexpr int kBlock = 128;  // keys per softmax block (8 pages), counted from key 0: fixed order of accumulation
+constexpr int kPanel = 32;       // columns of a packed weight panel: panel p holds the weight's rows 32p.., zero padded
+constexpr int kPage = 16;        // tokens of a KV page: keys [D][16] (transposed), values [16][ldv]
+constexpr int kBlock = 128;      // keys per softmax block (8 pages), counted from key 0: fixed order of accumulation
 constexpr int kRowsAtOnce = 96;  // query rows that ops hand to one call of attention: they share the reads of a block
 
 enum class Activation : int { none, tanh, sigmoid, relu, gelu, gelu_tanh, silu, exp, erf };

@@ -287,7 +287,7 @@ class ManyRows {
   void walk_wave(Wave& wave, int64_t first, int64_t count, float* room) {
     const int64_t total = count * g_.chunks;
     for (int64_t i; (i = wave.next_chunk.fetch_add(1, std::memory_order_relaxed)) < total;)
-      walk_chunk(i % count, Head(op_, g_, first + i % count), g_.chunks - 1 - i / count, room);
+      walk_chunk(i / g_.chunks, Head(op_, g_, first + i / g_.chunks), g_.chunks - 1 - i % g_.chunks, room);
   }
 
   void walk_chunk(int64_t slot, const Head& head, int64_t index, float* room) {
