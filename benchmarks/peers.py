@@ -42,7 +42,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fastattn" / "peers"
     parser.add_argument("--models", type=Path, default=default, help=f"where models are made and kept ({default})")
     parser.add_argument("--quick", action="store_true", help="two models, few rounds: less than three minutes")
-    parser.add_argument("--case", default="", help="only cases whose label contains all these words")
+    parser.add_argument("--case", default="", help="only cases with all these words: "marian batch=1 beams=4"")
     parser.add_argument("--peers", default="", help="only these engines (comma between): " + ", ".join(PEERS))
     parser.add_argument("--types", default="", help="only these types (comma between): float32, bfloat16, int8, int4")
     parser.add_argument("--threads", type=int, default=min(2, cpus()), help="of every engine")
@@ -62,12 +62,16 @@ def cpus() -> int:
 
 
 def chosen(options: argparse.Namespace) -> tuple[list[Case], list[Participant]]:
-    words = options.case.split()
-    found = [c for c in cases(options.threads, options.quick) if all(word in c.label for word in words)]
+    found = [c for c in cases(options.threads, options.quick) if all(named(c, word) for word in options.case.split())]
     engines_wanted = {OURS, *(options.peers.split(",") if options.peers else PEERS)}
     types = set(options.types.split(",")) if options.types else {"float32", "bfloat16", "int8", "int4"}
     participants = [p for p in PARTICIPANTS if p.engine in engines_wanted and p.dtype in types and installed(p.engine)]
     return found, participants
+
+
+def named(case: Case, word: str) -> bool:
+    """Whether the label has the word: whole where it says "batch=1", else as a part."""
+    return any(word == part or ("=" not in word and word in part) for part in case.label.split())
 
 
 def installed(engine: str) -> bool:
@@ -131,13 +135,12 @@ def run(options: argparse.Namespace, results: dict[str, Any]) -> None:
     begin = time.monotonic()
     runner = Runner(pool, results, begin + 60 * options.minutes, cpus())
     try:
-        for number, case in enumerate(order(listed)):
+        for case in order(listed):
             who = missing(results, case, wanted, options.again)
             if not who or runner.left() <= 0:
                 continue
-            if number % 6 == 0:
-                pool.quiet()
-                measure_limits(options, results)
+            pool.quiet()
+            measure_limits(options, results)  # every time: what is the machine's best shows only now and then
             if options.again:
                 results["cases"].pop(case.label, None)
             entry = runner.measure(case, who, options.seconds, options.rounds)

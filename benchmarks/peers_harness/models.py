@@ -5,6 +5,7 @@ Everything is made once, below a folder of the caller's choice, in a process of 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -207,5 +208,12 @@ def ready(root: Path, model: str, form: str) -> Path:
     return folder
 
 
+def expendable() -> None:
+    """Of all processes this one is to go first if memory runs out; where the system has no such thing, nothing."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
 if __name__ == "__main__":  # ROOT MODEL FORM
+    expendable()
     ready(Path(sys.argv[1]), sys.argv[2], sys.argv[3])

@@ -85,6 +85,7 @@ def serve(worker: Any, commands: TextIO, answers: TextIO) -> None:
 
 def main() -> None:
     root, model, engine, dtype, threads = sys.argv[1:6]
+    models.expendable()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     serve(Worker(Path(root), model, engine, dtype, int(threads)), sys.stdin, answers)
