@@ -42,7 +42,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fastattn" / "peers"
     parser.add_argument("--models", type=Path, default=default, help=f"where models are made and kept ({default})")
     parser.add_argument("--quick", action="store_true", help="two models, few rounds: less than three minutes")
-    parser.add_argument("--case", default="", help="only cases with all these words: "marian batch=1 beams=4"")
+    parser.add_argument("--case", default="", help="only cases with all these words, as in 'marian batch=1 beams=4'")
     parser.add_argument("--peers", default="", help="only these engines (comma between): " + ", ".join(PEERS))
     parser.add_argument("--types", default="", help="only these types (comma between): float32, bfloat16, int8, int4")
     parser.add_argument("--threads", type=int, default=min(2, cpus()), help="of every engine")

@@ -132,7 +132,7 @@ class Runner:
                 except Fault:
                     continue
 
-    def slopes(self, model: str, participants: list[Participant], contexts: list[int], steps: int = 12) -> None:
+    def slopes(self, model: str, participants: list[Participant], contexts: list[int], steps: int = 20) -> None:
         """Time per token against context length, ours only."""
         for participant in participants:
             if participant.engine != OURS or self.left() <= 0:
