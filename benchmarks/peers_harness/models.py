@@ -171,6 +171,8 @@ def _make_ctranslate2(quantization: str) -> Callable[[str, Path, Path], None]:
         from ctranslate2.converters import transformers as converter
 
         loaded = auto_class(model).from_pretrained(ready(root, model, "hf"), dtype="float32")
+        if rope := getattr(loaded.config, "rope_scaling", None):  # the converter looks for theta here, and else takes 10,000
+            rope.setdefault("rope_theta", loaded.config.rope_theta)
         loader = converter._MODEL_LOADERS[type(loaded.config).__name__]
         spec = loader(loaded, MadeUpTokenizer(model))
         spec.validate()

@@ -7,6 +7,7 @@ from typing import Any
 
 import plots  # the style of the other plots of docs/performance.md
 from matplotlib import pyplot as plt
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from peers_harness import limits, ratios, slope
 from peers_harness.models import SHAPES
@@ -98,6 +99,16 @@ def by_slope(results: dict[str, Any]) -> Any:
     return figure
 
 
+def _ticks(axes: Any) -> None:
+    """Both axes logarithmic, with plain numbers 1, 2, 5, 10 …"""
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
 def by_limit(results: dict[str, Any]) -> Any:
     """Every engine's steps per second at batch 1 over the bytes of a step; the line is the memory's bandwidth."""
     points: dict[str, list[tuple[float, float]]] = {}
@@ -124,8 +135,7 @@ def by_limit(results: dict[str, Any]) -> Any:
     for engine, found in points.items():
         colour = next((c for n, (c, _) in SHOWN.items() if n.startswith(engine + "/")), "#c090c0")
         axes.plot(*zip(*found, strict=True), "o", markersize=4, color=colour, label=engine)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    _ticks(axes)
     axes.set_xlabel("MB a step must read (batch 1)")
     axes.set_ylabel("steps per second")
     axes.legend(fontsize=7)

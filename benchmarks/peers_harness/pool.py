@@ -19,7 +19,7 @@ from peers_harness.cases import Participant
 FOLDER = Path(__file__).parent.parent
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 BASE = {"torch": 500e6, "ort": 700e6, "ctranslate2": 150e6}  # what a process holds before its weights
-FACTOR = {"ort": 1.6}  # how many times the weights an engine holds; the others once
+FACTOR = {"ort": 1.3, "ctranslate2": 1.5}  # how many times the weights an engine holds, at times; the others once
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.1, "int4": 0.7}
 
 
@@ -111,7 +111,7 @@ class Pool:
 
     def __init__(self, root: Path, threads: int, memory: float | None = None) -> None:
         self.root, self.threads = root, threads
-        self.memory = memory if memory is not None else 0.8 * available_memory()
+        self.memory = memory if memory is not None else 0.75 * available_memory()
         self.engines: dict[tuple[str, Participant], Engine] = {}
         self.loaded: dict[tuple[str, Participant], dict[str, Any]] = {}
         self.faults: dict[tuple[str, Participant], str] = {}
