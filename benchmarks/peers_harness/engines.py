@@ -17,28 +17,16 @@ class Unsupported(Exception):
 
 
 class FastAttn:
-    """Ours, and its NumPy reference. Loads a converted folder where there is one, else safetensors, else ONNX."""
+    """Ours, from a converted folder; its NumPy reference from safetensors."""
 
     def __init__(self, root: Path, model: str, dtype: str, threads: int, backend: str = "native") -> None:
         import fastattn
-        from fastattn import api
 
-        if dtype not in api.COMPUTE_TYPES:
-            raise Unsupported(f"compute_type {dtype} is not in {', '.join(api.COMPUTE_TYPES)}")
         self.shape = models.SHAPES[model]
+        self.loaded_from = "hf" if backend == "reference" else f"fastattn-{dtype}"
         fastattn.set_num_threads(threads)
-        faults = []
-        for form in (f"fastattn-{dtype}", "hf", "onnx"):
-            folder = root / model / form
-            if not folder.exists():
-                continue
-            try:
-                self.model = fastattn.load(folder, compute_type=dtype, num_threads=threads, backend=backend)
-                self.loaded_from = form
-                return
-            except fastattn.LoadError as error:
-                faults.append(f"{form}: {error}")
-        raise Unsupported("; ".join(faults) or f"nothing in {root / model}")
+        folder = models.ready(root, model, self.loaded_from)
+        self.model = fastattn.load(folder, compute_type=dtype, num_threads=threads, backend=backend)
 
     def generate(self, rows: Ids, beams: int, new: int) -> Ids:
         options = {"num_beams": beams, "max_new_tokens": new, "min_new_tokens": new}

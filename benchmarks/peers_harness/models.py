@@ -6,6 +6,7 @@ Everything is made once, below a folder of the caller's choice, in a process of 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import sys
@@ -171,7 +172,9 @@ def _make_ctranslate2(quantization: str) -> Callable[[str, Path, Path], None]:
         from ctranslate2.converters import transformers as converter
 
         loaded = auto_class(model).from_pretrained(ready(root, model, "hf"), dtype="float32")
-        if rope := getattr(loaded.config, "rope_scaling", None):  # the converter looks for theta here, and else takes 10,000
+        if rope := getattr(
+            loaded.config, "rope_scaling", None
+        ):  # the converter looks for theta here, and else takes 10,000
             rope.setdefault("rope_theta", loaded.config.rope_theta)
         loader = converter._MODEL_LOADERS[type(loaded.config).__name__]
         spec = loader(loaded, MadeUpTokenizer(model))
@@ -182,28 +185,56 @@ def _make_ctranslate2(quantization: str) -> Callable[[str, Path, Path], None]:
     return make
 
 
+def _make_fastattn(dtype: str) -> Callable[[str, Path, Path], None]:
+    def make(model: str, folder: Path, root: Path) -> None:
+        import fastattn
+
+        folder.rmdir()  # convert makes it
+        fastattn.convert(ready(root, model, "hf"), folder, compute_type=dtype)
+
+    return make
+
+
 FORMS: dict[str, Callable[[str, Path, Path], None]] = {
     "hf": _make_hf,
     "onnx": _make_onnx,
     "ct2-float32": _make_ctranslate2("float32"),
     "ct2-int8": _make_ctranslate2("int8"),
+    **{f"fastattn-{dtype}": _make_fastattn(dtype) for dtype in ("float32", "bfloat16", "int8", "int4")},
 }
 
 
 def form_of(engine: str, dtype: str) -> str:
-    """The form an engine loads; ours may come from another, see `engines.FastAttn`."""
-    return {"ctranslate2": f"ct2-{dtype}", "ort": "onnx"}.get(engine, "hf")
+    """The form an engine loads."""
+    return {"ctranslate2": f"ct2-{dtype}", "ort": "onnx", "fastattn": f"fastattn-{dtype}"}.get(engine, "hf")
+
+
+def stamp(form: str) -> str:
+    """What a made form depends on beside the model: ours on this very build, as how weights are packed may change."""
+    if not form.startswith("fastattn-"):
+        return ""
+    import fastattn._native as native
+
+    return hashlib.sha256(Path(str(native.__file__)).read_bytes()).hexdigest()[:16]
+
+
+def is_ready(root: Path, model: str, form: str) -> bool:
+    """Whether the model is there in this form, and still good."""
+    mark = root / model / f".{form}.stamp"
+    return (root / model / form).exists() and (mark.read_text() if mark.exists() else "") == stamp(form)
 
 
 def ready(root: Path, model: str, form: str) -> Path:
     """The folder of a model in a form, made where it is missing: beside its place first, so that it is whole or not there."""
     folder = root / model / form
-    if not folder.exists():
+    if not is_ready(root, model, form):
         partial = folder.with_name(f".{form}-{os.getpid()}")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
             FORMS[form](model, partial, root)
+            shutil.rmtree(folder, ignore_errors=True)
+            (root / model / f".{form}.stamp").write_text(stamp(form))
             partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

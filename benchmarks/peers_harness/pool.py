@@ -152,7 +152,7 @@ class Pool:
                 self._make(model, participant, form, timeout)
 
     def _make(self, model: str, participant: Participant, form: str, timeout: float) -> None:
-        if (self.root / model / form).exists():
+        if models.is_ready(self.root, model, form):
             return
         command = [sys.executable, "-m", "peers_harness.models", str(self.root), model, form]
         log = self._log(f"{model}-{form}")
