@@ -24,7 +24,7 @@ from typing import Any
 FOLDER = Path(__file__).parent
 sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
 
-from peers_harness import engines, limits, models, page, ratios, targets  # noqa: E402
+from peers_harness import engines, limits, models, optables, page, ratios, targets  # noqa: E402
 from peers_harness.cases import OURS, PARTICIPANTS, PEERS, Case, Participant, cases  # noqa: E402
 from peers_harness.pool import Pool, available_memory  # noqa: E402
 from peers_harness.runner import Runner  # noqa: E402
@@ -181,11 +181,6 @@ def summary(results: dict[str, Any], entry: dict[str, Any]) -> list[str]:
     return lines + [f"  {name}: {fault}" for name, fault in entry["faults"].items()]
 
 
-def op_tables(options: argparse.Namespace, results: dict[str, Any]) -> list[str]:
-    """The tables of benchmarks/linear.py and attention.py, as Markdown lines."""
-    return []
-
-
 def prepare(options: argparse.Namespace) -> None:
     """Every model in every form, so that a run with a budget only measures."""
     listed, wanted = chosen(options)
@@ -211,13 +206,17 @@ def main(given: list[str] | None = None) -> None:
         flush=True,
     )
     run(options, results)
-    extra = [] if options.quick or options.skip_ops else op_tables(options, results)
-    print("\n" + "\n".join(page.table(["target", "wanted", "measured", "met"], targets.rows(results))))
+    if not options.quick and not options.skip_ops:
+        optables.run(results, 240.0, options.again)
+        save(options, results)
+    print(
+        "\n" + "\n".join(page.table(["target", "wanted", "measured", "met"], targets.rows(results, optables.verdicts)))
+    )
     if options.write:
         from peers_harness import plotting
 
         drawn = [(title, f"img/{name}") for title, name in plotting.draw(results, DOCS / "img")]
-        page.replace(DOCS / "performance.md", page.section(results, extra, drawn))
+        page.replace(DOCS / "performance.md", page.section(results, list(optables.lines(results)), drawn))
 
 
 if __name__ == "__main__":

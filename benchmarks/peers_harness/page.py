@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from peers_harness import limits, ratios, slope, targets
+from peers_harness import limits, optables, ratios, slope, targets
 from peers_harness.cases import OURS, PEERS, TYPES, Participant
 from peers_harness.models import SHAPES
 
@@ -55,7 +55,7 @@ def _lines(results: dict[str, Any], extra: list[str], plots: list[tuple[str, str
     yield ""
     yield from _limits(results)
     yield from ("", "### Targets", "")
-    yield from table(["target", "wanted", "measured", "met"], targets.rows(results))
+    yield from table(["target", "wanted", "measured", "met"], targets.rows(results, optables.verdicts))
     for title, path in plots:
         yield from ("", f"![{title}]({path})")
     for model in dict.fromkeys(entry["case"]["model"] for entry in results["cases"].values()):

@@ -29,6 +29,7 @@ class Runner:
 
     def __init__(self, pool: Pool, results: dict[str, Any], end: float, cpus: int) -> None:
         self.pool, self.results, self.end, self.cpus = pool, results, end, cpus
+        self.patience = 0.0  # seconds this sitting may still wait for a calm machine
 
     def left(self) -> float:
         return self.end - time.monotonic()
@@ -56,6 +57,7 @@ class Runner:
         self, case: Case, engines: dict[Participant, Engine], seconds: float, rounds: int, entry: dict[str, Any]
     ) -> list[dict[str, Turn]]:
         """Rounds of turns. A slow engine takes part in as many as its share of the time allows, in one at least."""
+        self.patience = seconds
         spent: dict[Participant, float] = dict.fromkeys(engines, 0.0)
         found: list[dict[str, Turn]] = []
         begin = time.monotonic()
@@ -92,7 +94,7 @@ class Runner:
         if number == 0:
             short = min(case.context, 128)
             engine.ask("run", timeout, **(arguments | {"context": short}), new=2)  # warm
-        self.pool.quiet(engine)
+        self._calm(engine)
         first = None
         if number < 3:
             first = engine.ask("run", timeout, **arguments, new=1)["seconds"]
@@ -106,9 +108,20 @@ class Runner:
                 best = [answer["seconds"], first, round(noise, 3)]
             if noise <= NOISE or passed > 8:
                 break
-            self.pool.quiet(engine)
+            self._calm(engine)
         entry["ids"].setdefault(name, answer["ids"][:4])
         return best
+
+    def _calm(self, engine: Engine) -> None:
+        """Waits until no other worker runs, and no other program either as far as the sitting's patience goes."""
+        self.pool.quiet(engine)
+        while self.patience > 0:
+            busy, begin = busy_seconds(), time.monotonic()
+            time.sleep(0.04)
+            passed = time.monotonic() - begin
+            if busy_seconds() - busy <= NOISE * passed * self.cpus + 1 / TICKS:
+                return
+            self.patience -= passed
 
     def _describe(self, model: str, engines: dict[Participant, Engine]) -> None:
         """Once per engine: how long it loaded, what it holds, its log-probabilities of given tokens."""
