@@ -418,6 +418,63 @@ def test_a_pipe_of_lines_keeps_its_shape(pomme: str) -> None:
     ]
 
 
+WRITER = str(Path(__file__).parent / "golden" / "decoders" / "gpt2-text")
+
+
+def test_generate_continues_prompts() -> None:
+    pytest.importorskip("tokenizers")
+    done = fastattn_command("generate", WRITER, "The children", "She drinks", "--max-new-tokens", "20")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [" were playing in the garden.", " water, and he reads a book."]
+    streamed = fastattn_command("generate", WRITER, "The children", "--stream", "--max-new-tokens", "20")
+    assert (streamed.returncode, streamed.stdout) == (0, " were playing in the garden.\n")
+    piped = fastattn_command("generate", WRITER, "--num-beams", "2", input="The children\n\nShe drinks\n")
+    assert piped.stdout == " were playing in the garden.\n\n water, and he reads a book.\n"
+
+
+def test_generate_explains_what_it_looked_back_on() -> None:
+    pytest.importorskip("tokenizers")
+    shown = ["--attention", "--explain", "--output-format", "json"]
+    found = json.loads(fastattn_command("generate", WRITER, "The children", *shown).stdout)
+    assert found["text"] == " were playing in the garden."
+    assert found["attention"]["target_tokens"] == found["tokens"]
+    assert len(found["attention"]["source_tokens"]) == len(found["attention"]["weights"][0])
+    assert found["steps"][-1]["token"] == "<|endoftext|>"
+    text = fastattn_command("generate", WRITER, "The children", *shown[:2]).stdout
+    assert "last layer's self-attention" in text and "target down, what came before across" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--stream", "a", "b"], "--stream: takes one TEXT"),
+        (["--stream", "--explain", "a"], "--stream: gives the text only"),
+        (["--stream", "--output-format", "json", "a"], "--stream: gives text, not json"),
+        (["--max-new-tokens", "100", "a"], "100 after a prompt of 1 tokens, expected at most 64"),
+        (["--max-length", "1", "a"], "max_length: found 1, expected more than the 1 tokens"),
+    ],
+)
+def test_what_generate_cannot_do_is_named(arguments: list[str], message: str, capsys: Captured) -> None:
+    pytest.importorskip("tokenizers")
+    assert cli.main(["generate", WRITER, *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_sampling_reaches_the_library(model: FakeModel, capsys: Captured) -> None:
+    options = "--do-sample --temperature 0.5 --top-k 3 --top-p 0.9 --seed 7 --min-new-tokens 2 --max-length 9"
+    assert cli.main(["generate", "somewhere", "I\neat", *options.split()]) == 0
+    expected = {
+        "do_sample": True,
+        "temperature": 0.5,
+        "top_k": 3,
+        "top_p": 0.9,
+        "seed": 7,
+        "min_new_tokens": 2,
+        "max_length": 9,
+    }
+    assert model.calls == [(["I\neat"], expected)]
+
+
 @pytest.mark.parametrize("name", fastattn.bundled_models())
 def test_every_bundled_model_explains_itself(name: str) -> None:
     done = fastattn_command("translate", "--model", name, "--explain", "--attention", "--output-format", "json", APPLE)

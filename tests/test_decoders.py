@@ -16,7 +16,7 @@ from fastattn.api import Model
 from fastattn.loaders import open_checkpoint
 
 GOLDEN = Path(__file__).parent / "golden" / "decoders"
-ALL = sorted(path.parent.name for path in GOLDEN.glob("*/config.json"))
+ALL = sorted(path.parent.name for path in GOLDEN.glob("*/logits.npz"))
 TRAINED = [name for name in ALL if (GOLDEN / name / "runs.json.gz").is_file()]
 RUNS: dict[str, Any] = {
     name: json.loads(gzip.decompress((GOLDEN / name / "runs.json.gz").read_bytes())) for name in TRAINED
@@ -381,3 +381,44 @@ def test_cosines_and_sines_are_the_nearest_floats_at_every_position(isa: str) ->
     angles = (np.arange(positions, dtype=np.float32)[:, None] * inv_freq).astype(np.float64)
     exact = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
     assert (turns == exact.astype(np.float32)).all()
+
+
+TEXT: list[dict[str, Any]] = json.loads((GOLDEN / "gpt2-text" / "text.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def writer() -> Model:
+    pytest.importorskip("tokenizers")
+    return load("gpt2-text")
+
+
+@pytest.mark.parametrize("case", TEXT, ids=lambda case: f"{case['prompt']!r}-{case['num_beams']}")
+def test_text_is_what_transformers_writes(writer: Model, case: dict[str, Any]) -> None:
+    options = {"num_beams": case["num_beams"], "max_new_tokens": 24}
+    g = writer.generate(case["prompt"], **options, return_attention=True)
+    assert (g.token_ids, g.text) == (case["ids"], case["text"])
+    assert len(g.tokens) == len(g.token_ids) and g.attention is not None
+    assert g.attention.decoder_tokens[: len(g.source_tokens)] == tuple(g.source_tokens)
+    if case["num_beams"] == 1:
+        assert "".join(writer.stream(case["prompt"], **options)) == case["text"]
+
+
+def test_prompts_of_one_batch_give_what_they_give_alone(writer: Model) -> None:
+    prompts = [case["prompt"] for case in TEXT[::2]]
+    assert [g.text for g in writer.generate(prompts, max_new_tokens=24)] == [case["text"] for case in TEXT[::2]]
+
+
+def test_a_text_is_scored_behind_its_prompt(writer: Model) -> None:
+    case = TEXT[0]
+    scores = writer.score(case["prompt"], case["text"])
+    assert len(scores) == len(case["ids"])
+    assert (scores == writer.score(case["prompt"], case["ids"])).all()
+    ids = writer._source(case["prompt"]).ids.tolist()
+    assert (scores == writer.score(ids, case["text"])).all()
+    assert scores.sum() > writer.score(case["prompt"], " a small garden.").sum()
+    assert writer.embed([case["prompt"], "a"]).shape == (2, 32)
+
+
+def test_an_empty_prompt_is_refused(writer: Model) -> None:
+    with pytest.raises(fastattn.InputError, match="the prompt is empty"):
+        writer.generate("")

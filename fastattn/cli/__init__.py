@@ -11,7 +11,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from fastattn.cli import bench, convert, generate, inspect, models, translate
 from fastattn.cli.console import one_line
@@ -30,7 +30,19 @@ BAD_INPUT, BAD_USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with errors on one line."""
+    """argparse with errors on one line. intermixed: options may stand between the positional arguments."""
+
+    intermixed = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Called for a command by the parser of the program."""
+        if not self.intermixed:
+            return super().parse_known_args(args, namespace)
+        self.intermixed = False  # argparse comes back here
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.intermixed = True
 
     def error(self, message: str) -> NoReturn:
         """Called by argparse for bad usage."""
@@ -70,6 +82,7 @@ def _parser() -> Parser:
         summary = (module.__doc__ or "").split("\n")[0]
         command = commands.add_parser(name, help=summary, description=summary)
         module.add_arguments(command)
+        command.intermixed = name == "generate"
         command.set_defaults(run=module.run, command=name)
     return parser
 

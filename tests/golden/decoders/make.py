@@ -27,6 +27,7 @@ from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
+    GPT2TokenizerFast,
     LlamaConfig,
     MistralConfig,
     PretrainedConfig,
@@ -250,6 +251,52 @@ def export_dynamo(model: PreTrainedModel, folder: Path) -> None:
 EXPORTS = {"gpt2": export_merged, "llama": export_dynamo, "mistral": export_single, "qwen2": export_single}
 
 
+SENTENCES = [
+    "I am eating an apple.", "I am reading a book in the garden.", "She drinks water, and he reads a book.",
+    "The children were playing in the garden.", "The small dogs were eating in the garden.", "Two friends will buy three cars.",
+    "L'été était très doux à Noël.", "Où êtes-vous ? Très loin d'ici."]  # fmt: skip
+
+
+def make_text(name: str = "gpt2-text") -> None:
+    """A model that knows eight sentences, with the tokenizer of ../text/prompts/gpt2, and what it makes of their beginnings."""
+    folder = HERE / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for file in ("vocab.json", "merges.txt"):
+        shutil.copy(HERE.parent / "text" / "prompts" / "gpt2" / file, folder / file)
+    tokenizer = GPT2TokenizerFast.from_pretrained(folder)
+    end = tokenizer.eos_token_id
+    model = built(
+        GPT2Config(
+            **{**GPT2, "vocab_size": len(tokenizer), "bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+        ),
+        5,
+    )
+    model.generation_config.bad_words_ids = None
+    torch.set_num_threads(1)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    rows = [[*tokenizer(sentence).input_ids, end] for sentence in SENTENCES]
+    ids = torch.tensor([row + [end] * (max(map(len, rows)) - len(row)) for row in rows])
+    known = torch.tensor([[int(i < len(row)) for i in range(ids.shape[1])] for row in rows])
+    for _ in range(260):
+        loss = model(input_ids=ids, attention_mask=known, labels=ids.masked_fill(known == 0, -100)).loss
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    model.save_pretrained(folder)
+    cases = []
+    for prompt in ("I am", "The", " The", "She drinks water,", "L'ét", "Où êtes-vous ?", "I"):
+        fed = tokenizer(prompt, return_tensors="pt")
+        for beams in (1, 4):
+            with torch.no_grad():
+                out = model.generate(**fed, max_new_tokens=24, num_beams=beams, do_sample=False, pad_token_id=end)[0]
+            whole = tokenizer.decode(out, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            ids_of = [i for i in out[fed.input_ids.shape[1] :].tolist() if i != end]
+            cases.append({"prompt": prompt, "num_beams": beams, "text": whole.removeprefix(prompt), "ids": ids_of})
+            print(cases[-1])
+    (folder / "text.json").write_text(json.dumps(cases, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
 def make(name: str, seed: int) -> None:
     trained = name in TRAINED
     model = built({**TRAINED, **VARIANTS}[name](), seed)
@@ -268,3 +315,5 @@ if __name__ == "__main__":
     for seed, name in enumerate((*TRAINED, *VARIANTS)):
         if name in sys.argv[1:] or len(sys.argv) == 1:
             make(name, seed)
+    if "gpt2-text" in sys.argv[1:] or len(sys.argv) == 1:
+        make_text()
