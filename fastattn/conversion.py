@@ -32,6 +32,7 @@ COPIED = (
     "sentencepiece.bpe.model",
     "tokenizer.model",
     "vocab.json",
+    "target_vocab.json",
     "merges.txt",
     "chat_template.jinja",
     "preprocessor_config.json",

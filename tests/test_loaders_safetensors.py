@@ -235,6 +235,11 @@ def test_hostile_indexes(tmp_path: Path, weight_map: Any, message: str) -> None:
     assert message in str(caught.value) and "\n" not in str(caught.value) and str(folder) in str(caught.value)
 
 
+def test_pickles_are_named(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    refused(tmp_path, "pytorch_model.bin is a pickle")
+
+
 def test_a_huge_header_is_refused_by_its_length(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     with open(path, "wb") as file:

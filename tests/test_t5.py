@@ -153,6 +153,27 @@ def tensors_of(kind: str) -> dict[str, np.ndarray]:
     return {name: np.array(array) for name, array in open_checkpoint(GOLDEN / kind).tensors.items()}
 
 
+@pytest.mark.parametrize("compute_type", ["bfloat16", "int8", "int4"])
+@pytest.mark.parametrize("kind", ["relu", "gated", "umt5"])
+def test_small_weights_keep_the_equalities(tmp_path: Path, kind: str, compute_type: str) -> None:
+    """Batch = single, one = two threads, cached = uncached, converted = packed at load."""
+    one, two = (fastattn.load(GOLDEN / kind, compute_type=compute_type, num_threads=n) for n in (1, 2))
+    sources, options = runs("relu")["sources"][::3], {"num_beams": 4, "max_new_tokens": 8}
+    batch = two.generate(sources, **options)
+    for given, result in zip(sources, batch, strict=True):
+        alone = one.generate(given, **options, return_attention=True)
+        assert (alone.token_ids, alone.score) == (result.token_ids, result.score)
+    target = [PAD, *range(5, 40)]
+    with two._session() as session:
+        session.encode([np.array(sources[-1], np.int32)])
+        select = fastattn.runtime.Select(logits=True)
+        steps = [session.step(np.array([token], np.int32), select).logits for token in target]
+    whole = one.logits([sources[-1]], [target])
+    assert all((step == row).all() for step, row in zip(steps, whole[0], strict=True))
+    converted = fastattn.load(fastattn.convert(GOLDEN / kind, tmp_path / "m", compute_type=compute_type))
+    assert (converted.logits([sources[-1]], [target]) == whole).all()
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("kind", TRAINED)
 def test_16_bit_weights_are_their_values(tmp_path: Path, kind: str, dtype: str) -> None:

@@ -211,6 +211,14 @@ def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch,
         load_tokenizer(GOLDEN / folder, {})
 
 
+def test_special_tokens_may_lie_behind_the_vocabulary() -> None:
+    codec("t5_fast")
+    pieces = 107
+    assert load_tokenizer(GOLDEN / "t5_fast", {"vocab_size": pieces}) is not None
+    with pytest.raises(LoadError, match=f"holds token id {pieces - 1}, but the model's vocab_size is {pieces - 1}"):
+        load_tokenizer(GOLDEN / "t5_fast", {"vocab_size": pieces - 1})
+
+
 def test_spiece_of_another_family_is_left_alone() -> None:
     assert load_tokenizer(GOLDEN / "t5", {"model_type": "pegasus"}) is None
 

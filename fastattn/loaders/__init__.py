@@ -94,7 +94,16 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         if checkpoint is not None:
             return checkpoint
     names = ", ".join(f.name for f in FORMATS)
-    raise LoadError(f"{where}: holds no model; expected files of one of these formats: {names}")
+    raise LoadError(f"{where}: holds no model; expected files of one of these formats: {names}{_pickles(where)}")
+
+
+def _pickles(folder: Path) -> str:
+    """What to do with weights that only PyTorch can read."""
+    found = next((p.name for p in sorted(folder.iterdir()) if p.name.endswith((".bin", ".pt", ".pth", ".ckpt"))), "")
+    advice = (
+        "is a pickle, which runs code when it is read; save the model as safetensors: model.save_pretrained(folder)"
+    )
+    return f"; {found} {advice}" if found else ""
 
 
 def _open_onnx(path: Path) -> Checkpoint | None:

@@ -9,7 +9,8 @@ The Transformer of `marian` with these differences:
 
 The output is tied to the embeddings and has a bias. Tensor names are those of Hugging Face's BartForConditionalGeneration.
 Learned positions start in row 2 of their table. As in transformers, what a config.json says of norms and positions
-(`normalize_before`, `static_position_embeddings`, …) is history: the model_type decides.
+(`normalize_before`, `static_position_embeddings`, …) is history: the model_type decides. mBART's languages are tokens: the
+source's is the one its tokenizer.json was saved with, the target's is `decoder_start_token_id` or `forced_bos_token_id`.
 """
 
 from __future__ import annotations

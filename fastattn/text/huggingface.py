@@ -144,7 +144,8 @@ class Vocabulary:
         self.unknown_id: int | None = None if unknown is None else self.tokenizer.token_to_id(str(unknown))
         self.special = {i for i, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
         pieces = self.tokenizer.get_vocab(with_added_tokens=True)
-        self.largest = max(pieces.values(), default=-1)
+        # special tokens may lie behind the model's last row (bart-large-cnn's <mask>): they come from no ordinary text
+        self.largest = max((i for i in pieces.values() if i not in self.special), default=-1)
         self._byte_level = "ByteLevel" in _kinds(description.get("decoder"))
         # BPE without unknown token drops the characters it has no piece for, unless it spells them as bytes.
         drops = self.unknown_id is None and not self._byte_level and not model.get("byte_fallback")
