@@ -224,7 +224,9 @@ class NativeSession:
         self, tokens: Sequence[IntArray] | IntArray, select: Select | None = None, all_rows: bool = False
     ) -> StepResult:
         if isinstance(tokens, np.ndarray) and tokens.ndim == 1:
-            ids, lengths = np.ascontiguousarray(tokens, np.int32), self._one_each(len(tokens))
+            ids, lengths = tokens, self._one_each(len(tokens))
+            if ids.dtype != np.int32 or not ids.flags.c_contiguous:
+                ids = np.ascontiguousarray(ids, np.int32)
         else:
             ids, lengths = self._flat(tokens)
         s = select or _NOTHING
@@ -277,9 +279,9 @@ class NativeSession:
         return {"encoder": encoder, "decoder": decoder} if "encoder" in self.graphs else {"decoder": decoder}
 
     def _one_each(self, batch: int) -> NDArray[np.int64]:
-        if len(self._ones) < batch:
+        if len(self._ones) != batch:
             self._ones = np.ones(batch, np.int64)
-        return self._ones[:batch]
+        return self._ones
 
     @staticmethod
     def _flat(tokens: Sequence[IntArray] | IntArray) -> tuple[IntArray, NDArray[np.int64]]:

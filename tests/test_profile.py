@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import timeit
 
 import numpy as np
 import pytest
@@ -79,6 +80,26 @@ def test_a_profile_of_a_model(name: str) -> None:
     text = str(profile)
     assert "outside kernels" in text and "decoder  output" in text and "GB/s" in text
     assert model.generate("I am eating an apple").text == "je mange une pomme"
+
+
+def slowness() -> float:
+    """How much longer this machine takes now for a loop that takes 20 µs on a server's CPU; at least 1."""
+    best = min(timeit.repeat(lambda: [i * i for i in range(500)], number=1, repeat=20))
+    return max(1.0, best / 20e-6)
+
+
+@pytest.mark.parametrize("name", fastattn.bundled_models())
+@pytest.mark.parametrize("beams", [1, 4])
+def test_a_token_costs_little_outside_the_kernels(name: str, beams: int) -> None:
+    """At most 40 µs a step, of which Python 20 µs; the best of several, as the machine may be busy."""
+    model, best, python = fastattn.load(name), 1.0, 1.0
+    for _ in range(30):
+        profile = model.profile("I am eating an apple", num_beams=beams, max_new_tokens=48, eos_token_id=None)
+        best, python = min(best, profile.outside_kernels), min(python, profile.in_python)
+        if best < 40e-6 and python < 20e-6:
+            break
+    limit = slowness()
+    assert best < 40e-6 * limit and python < 20e-6 * limit
 
 
 def test_only_native_ops_are_timed() -> None:

@@ -20,6 +20,7 @@ class Bans:
 class BeamState:
     num_beams: int
     generated: int
+    moved: bool
     def __init__(
         self,
         prompts: Sequence[IntArray],

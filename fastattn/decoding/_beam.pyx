@@ -193,6 +193,7 @@ cdef class BeamState:
 
     cdef readonly int num_beams
     cdef readonly int generated
+    cdef readonly bint moved                  # whether the last step's parents are other than the rows in their order
     cdef int _keep, _early_stopping, _prompt_cap
     cdef double _length_penalty
     cdef bint _fresh
@@ -211,6 +212,8 @@ cdef class BeamState:
     cdef float[::1] _cand_score, _cand_token_score
     cdef int[::1] _cand_beam, _cand_token, _heads
     cdef unsigned char[::1] _hits, _taken, _over
+    cdef Py_ssize_t _rows                     # of the session in this step
+    cdef list _parents_arrays, _next_arrays   # what a step returns, in two buffers used in turn
     cdef int[::1] _parents, _next
 
     def __init__(self, prompts, max_new, eos, int num_beams, int keep, double length_penalty, int early_stopping):
@@ -221,6 +224,9 @@ cdef class BeamState:
         for token in eos:
             self._is_eos[token] = 1
         self._live = np.arange(inputs, dtype=np.int32)
+        self._over = np.zeros(inputs, np.uint8)
+        self._parents_arrays = [np.zeros(inputs * num_beams, np.int32) for _ in range(2)]
+        self._next_arrays = [np.zeros(inputs * num_beams, np.int32) for _ in range(2)]
         self._max_new = np.ascontiguousarray(max_new, np.int32)
         lengths = np.array([len(p) for p in prompts], np.int32)
         self._prompt_lengths, self._prompt_cap = lengths, int(lengths.max())
@@ -278,7 +284,8 @@ cdef class BeamState:
     def advance(self, const float[:, ::1] scores, const int[:, ::1] tokens):
         """One step: scores and tokens [session rows, k] are the rows' processed log-probabilities, best first.
 
-        Returns the parents for `Session.reorder` and the tokens to feed next, both int32 [live inputs * num_beams].
+        Returns the parents for `Session.reorder` and the tokens to feed next, both int32 [live inputs * num_beams], which
+        the step after the next overwrites.
         """
         cdef Py_ssize_t a
         self._begin(scores.shape[0])
@@ -316,9 +323,8 @@ cdef class BeamState:
         if self._prompt_cap + self.generated > self._tokens.shape[3]:
             self._tokens_array = _grow(self._tokens_array, 3, self._prompt_cap + self.generated)
             self._take_views()
-        self._parents = np.empty(self._live.shape[0] * self.num_beams, np.int32)
-        self._next = np.empty(self._live.shape[0] * self.num_beams, np.int32)
-        self._over = np.zeros(self._live.shape[0], np.uint8)
+        self._rows = rows
+        self._parents, self._next = self._parents_arrays[self._side], self._next_arrays[self._side]
 
     cdef void _merge(self, int i, Py_ssize_t a, const float[:, ::1] scores, const int[:, ::1] tokens) noexcept:
         """The `keep` best candidates of an input: a merge of its beams' sorted lists. Ties: the lower beam first."""
@@ -425,7 +431,7 @@ cdef class BeamState:
 
     cdef _end(self):
         """Drops the inputs that are over; gives parents and next tokens of the others."""
-        cdef Py_ssize_t a, kept = 0, n = self.num_beams, size = n * sizeof(int)
+        cdef Py_ssize_t a, i, kept = 0, n = self.num_beams, size = n * sizeof(int)
         for a in range(self._live.shape[0]):
             if not self._over[a]:
                 self._live[kept] = self._live[a]
@@ -433,8 +439,14 @@ cdef class BeamState:
                 memcpy(&self._next[kept * n], &self._next[a * n], size)
                 kept += 1
         self._live = self._live[:kept]
+        self.moved = kept * n != self._rows
+        for i in range(kept * n):
+            self.moved = self.moved or self._parents[i] != i
+        parents, following = self._parents_arrays[self._side], self._next_arrays[self._side]
         self._side, self._fresh = 1 - self._side, False
-        return np.asarray(self._parents[: kept * n]), np.asarray(self._next[: kept * n])
+        if kept * n < self._parents.shape[0]:
+            return parents[: kept * n], following[: kept * n]
+        return parents, following
 
     def finished(self, int i):
         """The finished hypotheses of input i, best first: (token ids, token scores, score), end token included."""

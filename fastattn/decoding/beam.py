@@ -59,8 +59,7 @@ class BeamSearch:
         """All hypotheses asked for, per input the best first."""
         while len(self._feed):
             parents, feed = self._draw_step() if self._random else self._step()
-            # reordering to where everything is already would only cost time
-            if len(parents) and (len(parents) != self._rows_now or (parents != np.arange(len(parents))).any()):
+            if len(parents) and self._state.moved:  # else everything is already where it should be
                 self._session.reorder(parents)
             self._feed, self._rows_now = feed, len(feed)
         return [self._hypotheses(i) for i in range(len(self._lengths))]
@@ -115,4 +114,4 @@ class BeamSearch:
 
 def _float32(scores: np.ndarray) -> np.ndarray:
     """As the beam's bookkeeping wants them; a backend that computes in float64 is rounded."""
-    return np.ascontiguousarray(scores, np.float32)
+    return scores if scores.dtype == np.float32 else scores.astype(np.float32)
