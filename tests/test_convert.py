@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from families import FAMILIES, GOLDEN, inputs, logits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,14 +22,14 @@ from fastattn import cli
 from fastattn.loaders import open_checkpoint
 from fastattn.packing import COMPUTE_TYPES
 
-GOLDEN = Path(__file__).parent / "golden" / "models"
+MARIAN = GOLDEN / "models" / "marian"
 NAME = "packed.safetensors"
 SOURCES = [[5, 9, 33, 0], [7, 0], [11, 12, 13, 14, 15, 16, 0]]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fastattn.convert(GOLDEN / "marian", tmp_path_factory.mktemp("converted") / "marian-int8")
+    return fastattn.convert(MARIAN, tmp_path_factory.mktemp("converted") / "marian-int8")
 
 
 def header_of(file: Path) -> tuple[dict[str, Any], bytes]:
@@ -44,22 +45,20 @@ def rewrite(file: Path, header: dict[str, Any], data: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", COMPUTE_TYPES)
-@pytest.mark.parametrize("name", ["marian", "rnn-gru-additive-2-feeding", "rnn-lstm-general-1"])
-def test_a_converted_model_is_the_model_to_the_bit(tmp_path: Path, name: str, kind: str) -> None:
-    out = fastattn.convert(GOLDEN / name, tmp_path / "a" / "out", compute_type=kind)
-    original, converted = fastattn.load(GOLDEN / name, compute_type=kind), fastattn.load(out)
+@pytest.mark.parametrize("model", FAMILIES)
+def test_a_converted_model_is_the_model_to_the_bit(tmp_path: Path, model: str, kind: str) -> None:
+    out = fastattn.convert(GOLDEN / model, tmp_path / "a" / "out", compute_type=kind)
+    original, converted = fastattn.load(GOLDEN / model, compute_type=kind), fastattn.load(out)
     assert (converted.compute_type, converted.family) == (kind, original.family)
-    assert converted.num_parameters == original.num_parameters
-    options: dict[str, Any] = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 10}
-    given = SOURCES if name == "marian" else [[4, 9, 12, 0], [3, 0]]
-    for ours, theirs in zip(converted.generate(given, **options), original.generate(given, **options), strict=True):
+    assert (converted.num_parameters, converted.weight_bytes) == (original.num_parameters, original.weight_bytes)
+    assert converted.weight_sizes() == {kind: original.weight_sizes()[kind]} == {kind: original.weight_bytes}
+    sources, targets = inputs(original)
+    options: dict[str, Any] = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 6}
+    for ours, theirs in zip(converted.generate(sources, **options), original.generate(sources, **options), strict=True):
         assert [(h.token_ids, h.score) for h in ours.hypotheses] == [(h.token_ids, h.score) for h in theirs.hypotheses]
-    targets = [[2, 5, 3]] * len(given)
-    assert (converted.logits(given, targets) == original.logits(given, targets)).all()
-    plain = [
-        fastattn.load(m, compute_type=kind, backend="reference").logits(given, targets) for m in (out, GOLDEN / name)
-    ]
-    assert (plain[0] == plain[1]).all()
+    assert (logits(converted, sources, targets) == logits(original, sources, targets)).all()
+    plain = [fastattn.load(m, compute_type=kind, backend="reference") for m in (out, GOLDEN / model)]
+    assert (logits(plain[0], sources, targets) == logits(plain[1], sources, targets)).all()
 
 
 def test_text_goes_in_and_out(tmp_path: Path) -> None:
@@ -113,7 +112,7 @@ def test_out_is_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_the_original_is_never_the_target(tmp_path: Path) -> None:
-    shutil.copytree(GOLDEN / "rnn-gru-dot-3", tmp_path / "model")
+    shutil.copytree(GOLDEN / "models" / "rnn-gru-dot-3", tmp_path / "model")
     before = sorted(os.listdir(tmp_path / "model"))
     with pytest.raises(fastattn.OptionError, match="holds the model that is to be converted"):
         fastattn.convert(tmp_path / "model", tmp_path / "model", force=True)
@@ -159,7 +158,7 @@ def test_a_converted_model_has_its_own_type(folder: Path, tmp_path: Path) -> Non
     with pytest.raises(fastattn.LoadError, match="is converted already, to int8"):
         fastattn.convert(folder, tmp_path / "again")
     with pytest.raises(fastattn.OptionError, match="compute_type: found 'int3'"):
-        fastattn.convert(GOLDEN / "marian", tmp_path / "again", compute_type="int3")
+        fastattn.convert(MARIAN, tmp_path / "again", compute_type="int3")
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
