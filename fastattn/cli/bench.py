@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastattn.cli.console import Progress, at_least, columns
+from fastattn.cli.loading import bar
+from fastattn.packing import COMPUTE_TYPES
 
 if TYPE_CHECKING:
     from fastattn.profile import Profile
@@ -52,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--beams", type=at_least(1), default=1, metavar="N", help="beams for --profile (default: 1)")
     parser.add_argument("--threads", type=at_least(1), metavar="N", help="threads to use (default: the CPUs available)")
+    parser.add_argument("--compute-type", choices=COMPUTE_TYPES, help="how the models' matrices are kept")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -61,12 +64,14 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.threads:
         fastattn.set_num_threads(arguments.threads)
     if arguments.profile:
-        profile = fastattn.load(arguments.profile).profile(num_beams=arguments.beams)
+        with bar(f"loading {arguments.profile}") as progress:
+            model = fastattn.load(arguments.profile, compute_type=arguments.compute_type, progress=progress)
+        profile = model.profile(num_beams=arguments.beams)
         print(json.dumps(as_json(profile), ensure_ascii=False) if arguments.json else profile)
         return
     limits = fastattn.roofline()
     rows = []
-    cases = [*op_cases(arguments.quick), *decoding_cases(arguments.quick)]
+    cases = [*op_cases(arguments.quick), *decoding_cases(arguments.quick, arguments.compute_type)]
     progress = Progress("measurements", len(cases), few=0)
     try:
         for done, case in enumerate(cases):
@@ -174,12 +179,13 @@ def op_cases(quick: bool) -> Iterator[Case]:
     yield case("softmax", "4 × 8000" if quick else "4 × 58101", 0.0, floats(4, 8000 if quick else 58101))
 
 
-def decoding_cases(quick: bool) -> Iterator[Case]:
+def decoding_cases(quick: bool, compute_type: str | None = None) -> Iterator[Case]:
     """The bundled models, whole sentences from text to text."""
     import fastattn
 
     for name in fastattn.bundled_models()[: 1 if quick else None]:
-        native, plain = fastattn.load(name), fastattn.load(name, backend="reference")
+        native = fastattn.load(name, compute_type=compute_type)
+        plain = fastattn.load(name, compute_type=compute_type, backend="reference")
         for sentences, beams in [(1, 1), (4, 4)] if quick else [(1, 1), (1, 4), (4, 1), (4, 4)]:
             texts = SENTENCES[:sentences]
 
