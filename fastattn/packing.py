@@ -98,6 +98,7 @@ class PackingStore:
         """A weight of its own, not kept."""
         array = self._array(item)
         kind = self.compute_type if item.matrix else "float32"
+        _advise(array, "MADV_WILLNEED")  # read ahead: threads fault at several places at once
         try:
             weight = _native.Weight(_elements(array), item.matrix, self._threads, kind, array.dtype == np.uint16)
         except ValueError as error:
@@ -164,13 +165,18 @@ def _elements(array: AnyArray) -> AnyArray:
 
 def drop_pages(array: AnyArray) -> None:
     """Gives the memory of a view on a mapped file back to the system; reading it again reads the file again."""
+    _advise(array, "MADV_DONTNEED")
+
+
+def _advise(array: AnyArray, advice: str) -> None:
+    """Tells the system about the pages of a view on a mapped file; nothing where it is none, or the system takes no advice."""
     owner: Any = array
     while isinstance(owner, (np.ndarray, memoryview)):
         owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
-    if not isinstance(owner, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED") or not array.size:
+    if not isinstance(owner, mmap.mmap) or not hasattr(mmap, advice) or not array.size:
         return
     first = array.__array_interface__["data"][0] - np.frombuffer(owner, np.uint8, 1).__array_interface__["data"][0]
     low = first + sum(min(0, (n - 1) * stride) for n, stride in zip(array.shape, array.strides, strict=True))
     high = first + sum(max(0, (n - 1) * stride) for n, stride in zip(array.shape, array.strides, strict=True))
     start = low // mmap.PAGESIZE * mmap.PAGESIZE
-    owner.madvise(mmap.MADV_DONTNEED, start, high + array.itemsize - start)
+    owner.madvise(getattr(mmap, advice), start, high + array.itemsize - start)
