@@ -25,7 +25,7 @@ import pytest
 import fastattn
 from fastattn import cli
 from fastattn.attention_map import AttentionMap
-from fastattn.cli import bench
+from fastattn.cli import bench, loading
 from fastattn.errors import InputError, LoadError, OptionError
 
 WORDS = {"i": "je", "eat": "mange", "an": "une", "apple": "pomme", "you": "tu", "am": "suis", "here": "ici"}
@@ -323,6 +323,23 @@ def test_progress_is_shown_on_a_terminal_only(
     assert "28 of 30 lines" in err and err.endswith("\r\x1b[K") and "\n" not in err
     assert cli.main([*command[:2], "30", *command[3:]]) == 0  # few batches need no bar
     assert capsys.readouterr().err == ""
+
+
+def test_loading_shows_a_bar_where_it_takes_a_while(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    with loading.bar("loading x") as progress:
+        assert progress is None
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with loading.bar("loading x") as progress:
+        assert progress is not None
+        progress(1, 4)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(loading, "SOON", 0.0)
+    with pytest.raises(KeyboardInterrupt), loading.bar("loading x") as progress:
+        assert progress is not None
+        progress(1, 4)
+        raise KeyboardInterrupt
+    err = capsys.readouterr().err
+    assert err.startswith("\rloading x ██████░") and "░ 25 %, " in err and err.endswith("\r\x1b[K") and "\n" not in err
 
 
 def test_inspect_shows_where_tensors_came_from(
