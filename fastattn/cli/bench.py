@@ -64,8 +64,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.threads:
         fastattn.set_num_threads(arguments.threads)
     if arguments.profile:
-        with bar(f"loading {arguments.profile}") as report:
-            model = fastattn.load(arguments.profile, compute_type=arguments.compute_type, progress=report)
+        with bar(f"loading {arguments.profile}") as packing:
+            model = fastattn.load(arguments.profile, compute_type=arguments.compute_type, progress=packing)
         profile = model.profile(num_beams=arguments.beams)
         print(json.dumps(as_json(profile), ensure_ascii=False) if arguments.json else profile)
         return
