@@ -1,5 +1,7 @@
 #include "base/cpu.h"
 
+#include <unistd.h>
+
 #include <cstring>
 
 #if defined(__x86_64__)
@@ -49,6 +51,14 @@ bool cpu_supports(const char* isa) {
 #else
   return false;
 #endif
+}
+
+int64_t cache_bytes(int level) {
+  long bytes = 0;
+#if defined(_SC_LEVEL1_DCACHE_SIZE)
+  bytes = sysconf(level == 1 ? _SC_LEVEL1_DCACHE_SIZE : _SC_LEVEL2_CACHE_SIZE);
+#endif
+  return bytes > 0 ? bytes : level == 1 ? 32 * 1024 : 1024 * 1024;
 }
 
 }  // namespace fastattn

@@ -1,11 +1,16 @@
 // What the CPU we run on can execute.
 #pragma once
 
+#include <cstdint>
+
 namespace fastattn {
 
 // True if the CPU and the operating system (saved registers) support the named instruction set:
 // "generic", "avx2" (with fma and f16c), "avx512" (f, bw, dq, vl), "avx512vnni" (and vnni), "neon". False for any other
 // name.
 bool cpu_supports(const char* isa);
+
+// Bytes of a core's data cache of level 1 or 2, or a usual size where the system does not say.
+int64_t cache_bytes(int level);
 
 }  // namespace fastattn

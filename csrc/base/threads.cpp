@@ -60,11 +60,13 @@ class Places {
 
 void run_openmp(int num_threads, RegionBody body, void* context) {
   Barrier barrier;
+  Shares shares;
   Places places;
   places.claim();  // the calling thread is the first of the team
 #pragma omp parallel num_threads(num_threads)
   {
     Team team{omp_get_thread_num(), omp_get_num_threads(), &barrier};
+    if (team.nth <= Shares::kMostThreads) team.shares = &shares;
     if (team.ith > 0) places.claim();
     body(context, team);
   }
@@ -177,6 +179,22 @@ void Barrier::wait(int team_size) {
     } else {
       sched_yield();
     }
+  }
+}
+
+int64_t Shares::take(int thread, uint32_t call, Range part, bool from_end) {
+  constexpr uint64_t kIndex = kMostItems;
+  std::atomic<uint64_t>& state = shares_[thread].state;
+  for (uint64_t now = state.load(std::memory_order_relaxed);;) {
+    const uint32_t at = static_cast<uint32_t>(now >> 40);
+    if (at > call) return -1;  // its owner has gone on: nothing was left
+    uint64_t begin = static_cast<uint64_t>(part.begin), end = static_cast<uint64_t>(part.end);
+    if (at == call) begin = now >> 20 & kIndex, end = now & kIndex;
+    if (begin == end) return -1;
+    const uint64_t item = from_end ? --end : begin++;
+    // what an item writes is read by others only after a barrier, which orders it
+    const uint64_t next = uint64_t{call} << 40 | begin << 20 | end;
+    if (state.compare_exchange_weak(now, next, std::memory_order_relaxed)) return static_cast<int64_t>(item);
   }
 }
 

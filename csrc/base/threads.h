@@ -9,6 +9,10 @@
 
 namespace fastattn {
 
+struct Range {
+  int64_t begin, end;
+};
+
 // Spins briefly, then yields: threads that share a core with something else must not burn its time.
 class Barrier {
  public:
@@ -19,21 +23,55 @@ class Barrier {
   alignas(64) std::atomic<unsigned> generation_{0};
 };
 
-struct Range {
-  int64_t begin, end;
+// What is left of each thread's part of some items: threads take from the front of their own part, and, when it is
+// done, from the ends of others'. One word holds the call it belongs to and the range, so that nothing has to be reset
+// between calls.
+class Shares {
+ public:
+  static constexpr int kMostThreads = 64;
+  static constexpr int64_t kMostItems = (1 << 20) - 1;
+
+  // An item of the thread's part, which was `part` at the beginning of call number `call`; -1 if none is left.
+  int64_t take(int thread, uint32_t call, Range part, bool from_end);
+
+ private:
+  struct alignas(64) Share {
+    std::atomic<uint64_t> state{0};
+  };
+  Share shares_[kMostThreads];
 };
 
 // One thread's view of the region it is in.
 struct Team {
   int ith, nth;
   Barrier* shared;
+  Shares* shares = nullptr;
+  uint32_t calls = 0;  // of each()
 
   void barrier() {
     if (nth > 1) shared->wait(nth);
   }
 
   // This thread's contiguous part of n items.
-  Range split(int64_t n) const { return {n * ith / nth, n * (ith + 1) / nth}; }
+  Range split(int64_t n) const { return part(n, ith); }
+  Range part(int64_t n, int thread) const { return {n * thread / nth, n * (thread + 1) / nth}; }
+
+  // body(i) for all of n items, by the whole team: every thread calls it with the same n. Each begins with its own
+  // part, in order, the same ones at every call; a thread that is done helps others, for one may be held up by
+  // something else on its core.
+  template <typename Body>
+  void each(int64_t n, Body&& body) {
+    if (nth == 1 || !shares || n > Shares::kMostItems) {
+      const Range mine = split(n);
+      for (int64_t i = mine.begin; i < mine.end; ++i) body(i);
+      return;
+    }
+    ++calls;
+    for (int other = 0; other < nth; ++other) {
+      const int thread = (ith + other) % nth;
+      for (int64_t i; (i = shares->take(thread, calls, part(n, thread), other > 0)) >= 0;) body(i);
+    }
+  }
 };
 
 using RegionBody = void (*)(void* context, Team& team);

@@ -60,15 +60,22 @@ constexpr int64_t kRowSums = 64;
 constexpr int64_t quantized_codes(int64_t K) { return kRowSums + round_up(groups(K) * 4, 64); }
 constexpr int64_t quantized_bytes(int64_t K) { return quantized_codes(K) + round_up(K, 64); }
 
-// A product with one panel.
+// Several rows of x lie in chunks for the products, [chunk][row][kLinearChunk bytes]: a chunk of k of the panel stays
+// in the first-level cache while all rows pass over it, and the rows of a tile stand a constant distance apart.
+constexpr int64_t kLinearChunk = 512;
+
+constexpr int64_t chunks(int64_t row_bytes) { return (row_bytes + kLinearChunk - 1) / kLinearChunk; }
+
+// A product with consecutive panels.
 struct PanelArgs {
-  const void* x;  // (rows, K) float32; for int8 and int4 rows as quantize_row writes them
-  int64_t ldx;    // bytes from row to row
+  const void* x;         // float32, or the codes of quantised rows: one row as it is, several in chunks
+  int64_t ld_chunk;      // bytes from chunk to chunk
+  const uint8_t* heads;  // int8, int4: rows of quantize_row, for their scales and sums
+  int64_t ld_heads;      // bytes from row to row
   int64_t rows, K;
-  const void* panel;
-  float* y;     // (rows, cols)
-  int64_t ldy;  // floats
-  int cols;     // <= kPanel
+  const void* panels;
+  float* y;  // (rows, cols)
+  int64_t ldy, cols;
   Epilogue epilogue;
 };
 

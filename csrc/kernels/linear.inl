@@ -1,20 +1,25 @@
-// y = act(x W^T + bias) * multiply + residual for one panel of kPanel columns of W^T, float32 or bfloat16.
+// y = act(x W^T + bias) * multiply + residual for panels of kPanel columns of W^T, float32 or bfloat16.
 //
 // Each output is one chain of fma over k = 0..K-1, whatever the number of rows: the matrix-vector and the matrix-matrix
-// product give the same bits. R rows share each load of the panel; a single row takes the whole width of the panel at
-// once, so that the weights are read as one stream. With more rows than one tile, k goes in chunks: a chunk of the
-// panel, expanded to float32 where it is not, stays in the first-level cache while all tiles pass over it, and the sums
-// wait in memory between chunks.
+// product give the same bits. A single row takes several panels at once, each read as a stream, so that there are
+// chains enough to keep the multipliers busy. R rows of a tile share each load of the panel. k goes in chunks: a chunk
+// of the panel, expanded to float32 where it is not, stays in the first-level cache while all tiles pass over it, and
+// the sums wait in memory between chunks.
 
-constexpr int kGroupTiles = 8;         // row tiles that pass over a chunk of the panel in turn
-constexpr int64_t kLinearChunk = 128;  // k of a chunk: 16 KB of the panel
+constexpr int kGroupTiles = 8;                       // row tiles that pass over a chunk of the panel in turn
+constexpr int64_t kLinearFloats = kLinearChunk / 4;  // k of a chunk: 16 KB of a float32 panel
+constexpr int kMostRows = kGroupTiles * kTileRows;
 
-void finish_linear_row(const float* sums, const Epilogue& e, int64_t i, float* y, int cols) {
-  const float* multiply = e.multiply ? e.multiply + i * e.ld_multiply : nullptr;
-  const float* residual = e.residual ? e.residual + i * e.ld_residual : nullptr;
+void finish_linear_row(const float* sums, const PanelArgs& a, int64_t i, int64_t column) {
+  const Epilogue& e = a.epilogue;
+  const int64_t cols = minimum(kPanel, a.cols - column);
+  const float* bias = e.bias ? e.bias + column : nullptr;
+  const float* multiply = e.multiply ? e.multiply + i * e.ld_multiply + column : nullptr;
+  const float* residual = e.residual ? e.residual + i * e.ld_residual + column : nullptr;
+  float* y = a.y + i * a.ldy + column;
   for (int c = 0; c < cols; c += kLanes) {
     Vf s = load(sums + c);
-    if (e.bias) s = s + load_up_to(e.bias + c, cols - c);
+    if (bias) s = s + load_up_to(bias + c, cols - c);
     s = activate(e.activation, s);
     if (multiply) s = s * load_up_to(multiply + c, cols - c);
     if (residual) s = s + load_up_to(residual + c, cols - c);
@@ -22,17 +27,28 @@ void finish_linear_row(const float* sums, const Epilogue& e, int64_t i, float* y
   }
 }
 
+// The results of some rows and a panel are about to be written: fetches their lines, for stores that miss would wait.
+INLINE void fetch_results(const PanelArgs& a, int64_t begin, int64_t end, int64_t column) {
+  const int64_t cols = minimum(kPanel, a.cols - column);
+  for (int64_t i = begin; i < end; ++i) {
+    const float* y = a.y + i * a.ldy + column;
+    __builtin_prefetch(y, 1);
+    __builtin_prefetch(y + cols / 2, 1);
+    __builtin_prefetch(y + cols - 1, 1);
+  }
+}
+
 #if !defined(FASTATTN_DOT_ONLY)
 
-// sums += R rows of x times `K` rows of the panel.   sums: (R, kPanel)
+// sums += R rows of x, a chunk apart, times `K` rows of the panel.   sums: (R, kPanel)
 template <int R>
-__attribute__((noinline)) void linear_tile(const float* x, int64_t ldx, const float* panel, int64_t K, float* sums,
-                                           Ahead ahead) {
+__attribute__((noinline)) void linear_tile(const float* x, const float* panel, int64_t K, float* sums, Ahead ahead) {
   constexpr int V = widest(R, kPanel);
   const float* rows[R];
-  for (int r = 0; r < R; ++r) rows[r] = x + r * ldx;
+  for (int r = 0; r < R; ++r) rows[r] = x + r * kLinearFloats;
   for (int c = 0; c < kPanel; c += V * kLanes) {
     const float* columns[V];
+#  pragma GCC unroll 8
     for (int v = 0; v < V; ++v) columns[v] = panel + c + v * kLanes;
     Vf acc[R][V];
     load_tile(acc, sums + c, kPanel);
@@ -43,13 +59,32 @@ __attribute__((noinline)) void linear_tile(const float* x, int64_t ldx, const fl
 
 // Chooses the tile of `rows` rows, 1 <= rows <= R.
 template <int R>
-INLINE void linear_tile_of(int rows, const float* x, int64_t ldx, const float* panel, int64_t K, float* sums,
-                           Ahead ahead) {
+INLINE void linear_tile_of(int rows, const float* x, const float* panel, int64_t K, float* sums, Ahead ahead) {
   if constexpr (R > 1) {
-    if (rows < R) return linear_tile_of<R - 1>(rows, x, ldx, panel, K, sums, ahead);
+    if (rows < R) return linear_tile_of<R - 1>(rows, x, panel, K, sums, ahead);
   }
-  linear_tile<R>(x, ldx, panel, K, sums, ahead);
+  linear_tile<R>(x, panel, K, sums, ahead);
 }
+
+// Several panels that one row passes over at once, fetched a few kilobytes ahead.
+template <int P>
+struct Streams {
+  const char* from[P];
+  int64_t step;  // bytes
+};
+
+template <int U, int V, int P>
+INLINE void fetch(const Streams<P>& ahead, int64_t k) {
+#  pragma GCC unroll 4
+  for (int p = 0; p < P; ++p)
+#  pragma GCC unroll 4
+    for (int64_t i = 0; i < U * ahead.step; i += 64) __builtin_prefetch(ahead.from[p] + k * ahead.step + i);
+}
+
+constexpr int64_t kStreamAhead = 4096;
+
+// Panels a row takes at once: as many as there are registers for, at most four.
+constexpr int kRowPanels = 4 * kPanel <= kAccumulators * kLanes ? 4 : 2 * kPanel <= kAccumulators * kLanes ? 2 : 1;
 
 // bfloat16: step k of a panel is 16 words of two columns each, c in the low half and 16 + c in the high half.
 constexpr int kHalf = kPanel / 2;
@@ -57,91 +92,129 @@ constexpr int kHalf = kPanel / 2;
 INLINE Vf low_columns(Vi words) { return as_float(shift_left<16>(words)); }
 INLINE Vf high_columns(Vi words) { return as_float(and_int(words, set1_int(static_cast<int32_t>(0xffff0000u)))); }
 
-void expand_bfloat16(const uint32_t* panel, int64_t K, float* out) {
-  for (int64_t k = 0; k < K; ++k)
-    for (int c = 0; c < kHalf; c += kLanes) {
-      const Vi words = load_int(panel + k * kHalf + c);
-      store(out + k * kPanel + c, low_columns(words));
-      store(out + k * kPanel + kHalf + c, high_columns(words));
-    }
-}
-
-// One row straight from the packed panel.
-void bfloat16_row(const float* x, const uint32_t* panel, int64_t K, float* sums) {
-  constexpr int V = kHalf / kLanes;
-  Vf low[V], high[V];
-  for (int v = 0; v < V; ++v) low[v] = high[v] = set1(0.0f);
-  for (int64_t k = 0; k < K; ++k) {
-    __builtin_prefetch(panel + (k + 64) * kHalf);
-    const Vf s = set1(x[k]);
-#  pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      const Vi words = load_int(panel + k * kHalf + v * kLanes);
-      low[v] = fma(s, low_columns(words), low[v]);
-      high[v] = fma(s, high_columns(words), high[v]);
-    }
-  }
-  for (int v = 0; v < V; ++v) {
-    store(sums + v * kLanes, low[v]);
-    store(sums + kHalf + v * kLanes, high[v]);
-  }
-}
-
-// The panel as float32, from step k on.
 struct Float32Panel {
-  const float* data;
-  const float* steps(int64_t k, int64_t, float*) const { return data + k * kPanel; }
-  bool one_row(const float*, int64_t, float*) const { return false; }
-  static constexpr bool expands = false;
+  static constexpr DType type = DType::float32;
+  static const float* steps(const uint8_t* panel, int64_t k, int64_t, float*) {
+    return reinterpret_cast<const float*>(panel) + k * kPanel;
+  }
+  // sums of one row times P panels.   sums: (P, kPanel)
+  template <int P>
+  static void row(const float* x, const uint8_t* panels, int64_t K, float* sums) {
+    constexpr int V = kPanel / kLanes;
+    const float *rows[1] = {x}, *columns[P * V];
+    Streams<P> ahead;
+    ahead.step = kPanel * 4;
+#  pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) {
+      const float* panel = reinterpret_cast<const float*>(panels + p * panel_bytes(type, K));
+#  pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) columns[p * V + v] = panel + v * kLanes;
+      ahead.from[p] = reinterpret_cast<const char*>(panel) + kStreamAhead;
+    }
+    Vf acc[1][P * V];
+    set_zero(acc);
+    accumulate(acc, rows, columns, kPanel, K, ahead);
+    store_tile(acc, sums, kPanel);
+  }
 };
+
 struct Bfloat16Panel {
-  const uint32_t* data;
-  const float* steps(int64_t k, int64_t n, float* room) const {
-    expand_bfloat16(data + k * kHalf, n, room);
+  static constexpr DType type = DType::bfloat16;
+  static const float* steps(const uint8_t* panel, int64_t k, int64_t n, float* room) {
+    const uint32_t* from = reinterpret_cast<const uint32_t*>(panel) + k * kHalf;
+    for (int64_t i = 0; i < n; ++i)
+      for (int c = 0; c < kHalf; c += kLanes) {
+        const Vi words = load_int(from + i * kHalf + c);
+        store(room + i * kPanel + c, low_columns(words));
+        store(room + i * kPanel + kHalf + c, high_columns(words));
+      }
     return room;
   }
-  bool one_row(const float* x, int64_t K, float* sums) const { return bfloat16_row(x, data, K, sums), true; }
-  static constexpr bool expands = true;
+  template <int P>
+  static void row(const float* x, const uint8_t* panels, int64_t K, float* sums) {
+    constexpr int V = kHalf / kLanes;
+    const uint32_t* from[P];
+    Vf low[P][V], high[P][V];
+#  pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) {
+      from[p] = reinterpret_cast<const uint32_t*>(panels + p * panel_bytes(type, K));
+#  pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) low[p][v] = high[p][v] = set1(0.0f);
+    }
+    for (int64_t k = 0; k < K; ++k) {
+      const Vf s = set1(x[k]);
+#  pragma GCC unroll 4
+      for (int p = 0; p < P; ++p) {
+        __builtin_prefetch(from[p] + k * kHalf + kStreamAhead / 4);
+#  pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) {
+          const Vi words = load_int(from[p] + k * kHalf + v * kLanes);
+          low[p][v] = fma(s, low_columns(words), low[p][v]);
+          high[p][v] = fma(s, high_columns(words), high[p][v]);
+        }
+      }
+    }
+#  pragma GCC unroll 4
+    for (int p = 0; p < P; ++p)
+#  pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        store(sums + p * kPanel + v * kLanes, low[p][v]);
+        store(sums + p * kPanel + kHalf + v * kLanes, high[p][v]);
+      }
+  }
 };
 
-// The sums of up to kGroupTiles * kTileRows rows, in equal tiles: 13 rows are 7 + 6, for a tile of one row would cost
-// as much as one of six.
+// The sums of up to kMostRows rows, in equal tiles: 13 rows are 7 + 6, for a tile of one row would cost as much as one
+// of six.
 template <class Panel>
-void linear_group(const float* x, int64_t ldx, int rows, const Panel& panel, int64_t K, float* sums) {
+void linear_group(const PanelArgs& a, int64_t first, int rows, int64_t column, const uint8_t* panel, float* sums) {
   const int tiles = (rows + kTileRows - 1) / kTileRows;
-  const int64_t chunk = tiles == 1 && !Panel::expands ? K : kLinearChunk;
-  alignas(64) float room[Panel::expands ? kLinearChunk * kPanel : kPanel];
-  if (rows == 1 && panel.one_row(x, K, sums)) return;
+  alignas(64) float room[Panel::type == DType::float32 ? kLanes : kLinearFloats * kPanel];
   for (int i = 0; i < rows * kPanel; i += kLanes) store(sums + i, set1(0.0f));
-  for (int64_t k = 0; k < K; k += chunk) {
-    const int64_t steps = minimum(chunk, K - k);
-    const float* part = panel.steps(k, steps, room);
+  for (int64_t k = 0; k < a.K; k += kLinearFloats) {
+    const int64_t steps = minimum(kLinearFloats, a.K - k);
+    const float* part = Panel::steps(panel, k, steps, room);
+    const float* x = reinterpret_cast<const float*>(static_cast<const char*>(a.x) + k / kLinearFloats * a.ld_chunk);
     for (int t = 0; t < tiles; ++t) {
       const int begin = rows * t / tiles, end = rows * (t + 1) / tiles;
-      const Ahead ahead = {part + kLinearChunk * kPanel + steps * kPanel / tiles * t, (kPanel + tiles - 1) / tiles};
-      linear_tile_of<kTileRows>(end - begin, x + begin * ldx + k, ldx, part, steps, sums + begin * kPanel, ahead);
+      if (k + kLinearFloats >= a.K) fetch_results(a, first + begin, first + end, column);
+      const Ahead ahead = {part + kLinearFloats * kPanel + steps * kPanel / tiles * t, (kPanel + tiles - 1) / tiles};
+      linear_tile_of<kTileRows>(end - begin, x + (first + begin) * kLinearFloats, part, steps, sums + begin * kPanel,
+                                ahead);
     }
   }
 }
 
-template <class Panel>
-void linear_rows(const PanelArgs& a, const Panel& panel) {
-  constexpr int kMost = kGroupTiles * kTileRows;
-  alignas(64) float sums[kMost * kPanel];
-  const float* x = static_cast<const float*>(a.x);
-  const int64_t ldx = a.ldx / 4, groups = (a.rows + kMost - 1) / kMost;
-  for (int64_t g = 0; g < groups; ++g) {
-    const int64_t begin = a.rows * g / groups, end = a.rows * (g + 1) / groups;
-    linear_group(x + begin * ldx, ldx, static_cast<int>(end - begin), panel, a.K, sums);
-    for (int64_t i = begin; i < end; ++i)
-      finish_linear_row(sums + (i - begin) * kPanel, a.epilogue, i, a.y + i * a.ldy, a.cols);
+template <class Panel, int P>
+int64_t row_panels(const PanelArgs& a, int64_t column) {
+  alignas(64) float sums[P * kPanel];
+  const int64_t size = panel_bytes(Panel::type, a.K);
+  for (; column + (P - 1) * kPanel < a.cols; column += P * kPanel) {
+    Panel::template row<P>(static_cast<const float*>(a.x),
+                           static_cast<const uint8_t*>(a.panels) + column / kPanel * size, a.K, sums);
+    for (int p = 0; p < P; ++p) finish_linear_row(sums + p * kPanel, a, 0, column + p * kPanel);
   }
+  return column;
 }
 
-void linear_float32(const PanelArgs* args) { linear_rows(*args, Float32Panel{static_cast<const float*>(args->panel)}); }
-
-void linear_bfloat16(const PanelArgs* args) {
-  linear_rows(*args, Bfloat16Panel{static_cast<const uint32_t*>(args->panel)});
+template <class Panel>
+void linear_rows(const PanelArgs& a) {
+  if (a.rows == 1) {
+    row_panels<Panel, 1>(a, row_panels<Panel, kRowPanels>(a, 0));
+    return;
+  }
+  alignas(64) float sums[kMostRows * kPanel];
+  const int64_t size = panel_bytes(Panel::type, a.K), count = (a.rows + kMostRows - 1) / kMostRows;
+  for (int64_t column = 0; column < a.cols; column += kPanel)
+    for (int64_t g = 0; g < count; ++g) {
+      const int64_t begin = a.rows * g / count, end = a.rows * (g + 1) / count;
+      linear_group<Panel>(a, begin, static_cast<int>(end - begin), column,
+                          static_cast<const uint8_t*>(a.panels) + column / kPanel * size, sums);
+      for (int64_t i = begin; i < end; ++i) finish_linear_row(sums + (i - begin) * kPanel, a, i, column);
+    }
 }
+
+void linear_float32(const PanelArgs* args) { linear_rows<Float32Panel>(*args); }
+void linear_bfloat16(const PanelArgs* args) { linear_rows<Bfloat16Panel>(*args); }
 
 #endif

@@ -1,10 +1,13 @@
-// y = act(x W^T + bias) * multiply + residual for one panel, weights int8 or int4, rows of x quantised to int8.
+// y = act(x W^T + bias) * multiply + residual for some panels, weights int8 or int4, rows of x quantised to int8.
 //
 // A row is x[k] = sx * q[k], a weight w[c][k] = sw * (u[c][k] - z) with unsigned codes u, so
 //   sum_k x[k] w[c][k] = sx * sw * (sum_k u[c][k] q[k] - z sum_k q[k]),
 // where the bracket is an exact integer, whatever the order: it is the same on every instruction set. int8 has one sw
 // for a column; int4 has one for each group of kGroup k, and the groups are added up in order, one fma each, before sx.
-// Codes lie in quads: four k of a column side by side, a line of 64 bytes holds 16 columns.
+// Codes lie in quads: four k of a column side by side, a line of 64 bytes holds 16 columns. Rows and chunks of k are
+// walked as in linear.inl.
+
+constexpr int64_t kChunkQuads = kLinearChunk / 4, kChunkGroups = kLinearChunk / kGroup;
 
 INLINE Vi four_codes(const int8_t* q) {
   int32_t word;
@@ -12,99 +15,109 @@ INLINE Vi four_codes(const int8_t* q) {
   return set1_int(word);
 }
 
-// R quantised rows, `stride` bytes apart.
-template <int R>
-struct QuantizedRows {
+// The heads of quantised rows.
+struct Heads {
   const uint8_t* first;
-  int64_t stride, codes_at;
+  int64_t stride;
 
-  QuantizedRows(const void* x, int64_t ldx, int64_t K)
-      : first(static_cast<const uint8_t*>(x)), stride(ldx), codes_at(quantized_codes(K)) {}
-  const int8_t* codes(int r) const { return reinterpret_cast<const int8_t*>(first + r * stride + codes_at); }
-  float scale(int r) const { return *reinterpret_cast<const float*>(first + r * stride); }
-  int32_t sum(int r) const { return *reinterpret_cast<const int32_t*>(first + r * stride + 4); }
-  int32_t group_sum(int r, int64_t g) const {  // times -kInt4Zero
-    return reinterpret_cast<const int32_t*>(first + r * stride + kRowSums)[g];
+  float scale(int64_t r) const { return *reinterpret_cast<const float*>(first + r * stride); }
+  int32_t sum(int64_t r) const { return *reinterpret_cast<const int32_t*>(first + r * stride + 4); }
+  const int32_t* group_sums(int64_t r) const {  // times -kInt4Zero
+    return reinterpret_cast<const int32_t*>(first + r * stride + kRowSums);
   }
 };
 
-// U quads of R rows, each into accumulators of its own.
-template <int U, int R, int V>
-INLINE void int8_steps(Vi (&acc)[U][R][V], const int8_t* const (&q)[R], const uint8_t* codes, int64_t quad) {
-#pragma GCC unroll 4
-  for (int u = 0; u < U; ++u) {
-    Vi w[V];
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) w[v] = load_int(codes + (quad + u) * 4 * kPanel + v * 4 * kLanes);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const Vi s = four_codes(q[r] + (quad + u) * 4);
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) acc[u][r][v] = dot_bytes(acc[u][r][v], w[v], s);
-    }
-  }
-}
-
-// sums = R rows times the panel, but for sx.   sums: (R, kPanel)
-template <int R>
-__attribute__((noinline)) void int8_tile(const QuantizedRows<R>& x, const uint8_t* panel, int64_t K, float* sums) {
-  constexpr int V = widest(R, kPanel), U = R == 1 && 2 * V <= kAccumulators ? 2 : 1;
-  const int64_t n = quads(K);
-  const float* scales = reinterpret_cast<const float*>(panel + n * 4 * kPanel);
-  const int8_t* q[R];
-  for (int r = 0; r < R; ++r) q[r] = x.codes(r);
-  for (int c = 0; c < kPanel; c += V * kLanes) {
-    const uint8_t* codes = panel + c * 4;
-    Vi acc[U][R][V];
-    for (int u = 0; u < U; ++u)
-      for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) acc[u][r][v] = set1_int(u ? 0 : -kInt8Zero * x.sum(r));
-    int64_t quad = 0;
-    for (; quad + U <= n; quad += U) {
-      if (R == 1)
-        for (int line = 0; line < U * 2; ++line) __builtin_prefetch(codes + quad * 4 * kPanel + 4096 + line * 64);
-      int8_steps(acc, q, codes, quad);
-    }
-    if constexpr (U > 1)
-      if (quad < n) int8_steps<1>(reinterpret_cast<Vi(&)[1][R][V]>(acc[0]), q, codes, quad);
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v) {
-        Vi total = acc[0][r][v];
-        if constexpr (U > 1) total = add_int(total, acc[1][r][v]);
-        const int at = c + v * kLanes;
-        store(sums + r * kPanel + at, to_float(total) * (set1(x.scale(r)) * load(scales + at)));
-      }
-  }
-}
-
-// The columns c.. and 16 + c.. of a group, V vectors of each: sums += scale * dot.
+// One quad of R rows of codes, kLinearChunk apart.
 template <int R, int V>
-INLINE void int4_columns(const QuantizedRows<R>& x, const int8_t* const (&q)[R], const uint8_t* group, int64_t g, int c,
-                         float* sums) {
+INLINE void int8_step(Vi (&acc)[R][V], const int8_t* q, const uint8_t* codes) {
+  Vi w[V];
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) w[v] = load_int(codes + v * 4 * kLanes);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    const Vi s = four_codes(q + r * kLinearChunk);
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) acc[r][v] = dot_bytes(acc[r][v], w[v], s);
+  }
+}
+
+// sums += R rows times n quads of the panel.   sums: (R, kPanel)
+template <int R>
+__attribute__((noinline)) void int8_tile(const int8_t* q, const uint8_t* codes, int64_t n, int32_t* sums) {
+  constexpr int V = widest(R, kPanel);
+  for (int c = 0; c < kPanel; c += V * kLanes) {
+    Vi acc[R][V];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) acc[r][v] = load_int(sums + r * kPanel + c + v * kLanes);
+    for (int64_t quad = 0; quad < n; ++quad) int8_step(acc, q + quad * 4, codes + (quad * kPanel + c) * 4);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) store_int(sums + r * kPanel + c + v * kLanes, acc[r][v]);
+  }
+}
+
+// One row, two quads at a time into accumulators of their own, reading ahead.
+void int8_row(const int8_t* q, const uint8_t* codes, int64_t n, int32_t* sums) {
+  constexpr int V = widest(2, kPanel);
+  for (int c = 0; c < kPanel; c += V * kLanes) {
+    Vi even[1][V], odd[1][V];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) even[0][v] = load_int(sums + c + v * kLanes), odd[0][v] = set1_int(0);
+    int64_t quad = 0;
+    for (; quad + 2 <= n; quad += 2) {
+      const uint8_t* line = codes + (quad * kPanel + c) * 4;
+#pragma GCC unroll 8
+      for (int i = 0; i < 2 * V * 4 * kLanes; i += 64) __builtin_prefetch(line + 4096 + i);
+      int8_step(even, q + quad * 4, line);
+      int8_step(odd, q + quad * 4 + 4, line + 4 * kPanel);
+    }
+    if (quad < n) int8_step(even, q + quad * 4, codes + (quad * kPanel + c) * 4);
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) store_int(sums + c + v * kLanes, add_int(even[0][v], odd[0][v]));
+  }
+}
+
+// One quad of a group.   low: of the columns c.., high: of 16 + c.., V vectors of each
+template <int R, int V>
+INLINE void int4_step(Vi (&low)[R][V], Vi (&high)[R][V], const int8_t* q, const uint8_t* codes) {
   const Vi nibble = set1_int(0x0f0f0f0f);
+  Vi a[V], b[V];
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) {
+    const Vi line = load_int(codes + v * kLanes * 4);
+    a[v] = and_int(line, nibble);
+    b[v] = and_int(shift_right<4>(line), nibble);
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    const Vi s = four_codes(q + r * kLinearChunk);
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      low[r][v] = dot_nibbles(low[r][v], a[v], s);
+      high[r][v] = dot_nibbles(high[r][v], b[v], s);
+    }
+  }
+}
+
+// The columns c.. and 16 + c.. of a group: sums += scale * dot.   group_sums: of R rows, `ld` apart
+template <int R, int V>
+INLINE void int4_columns(const int8_t* q, const uint8_t* group, const int32_t* group_sums, int64_t ld, int c,
+                         float* sums) {
+  const uint8_t* codes = group + 2 * kPanel + c * 4;
   Vi low[R][V], high[R][V];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) low[r][v] = high[r][v] = set1_int(0);
-#pragma GCC unroll 8
-  for (int i = 0; i < kGroup / 4; ++i) {
-    Vi a[V], b[V];
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) {
-      const Vi line = load_int(group + 2 * kPanel + i * 64 + (c + v * kLanes) * 4);
-      a[v] = and_int(line, nibble);
-      b[v] = and_int(shift_right<4>(line), nibble);
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const Vi s = four_codes(q[r] + g * kGroup + i * 4);
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) {
-        low[r][v] = dot_nibbles(low[r][v], a[v], s);
-        high[r][v] = dot_nibbles(high[r][v], b[v], s);
-      }
-    }
+  if (R == 1) {
+#pragma GCC unroll 8  // the end of a short loop would be guessed wrong
+    for (int i = 0; i < kGroup / 4; ++i) int4_step(low, high, q + i * 4, codes + i * 64);
+  } else {
+#pragma GCC unroll 1  // else the codes of all quads would be unpacked first, into memory
+    for (int i = 0; i < kGroup / 4; ++i) int4_step(low, high, q + i * 4, codes + i * 64);
   }
 #pragma GCC unroll 8
   for (int v = 0; v < V; ++v) {
@@ -114,7 +127,7 @@ INLINE void int4_columns(const QuantizedRows<R>& x, const int8_t* const (&q)[R],
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       float* s = sums + r * kPanel + c + v * kLanes;
-      const Vi offset = set1_int(x.group_sum(r, g));
+      const Vi offset = set1_int(group_sums[r * ld]);
       store(s, fma(to_float(add_int(finish_nibbles(low[r][v]), offset)), scale_low, load(s)));
       s += kPanel / 2;
       store(s, fma(to_float(add_int(finish_nibbles(high[r][v]), offset)), scale_high, load(s)));
@@ -122,48 +135,113 @@ INLINE void int4_columns(const QuantizedRows<R>& x, const int8_t* const (&q)[R],
   }
 }
 
+// sums += R rows times n groups of the panel.
 template <int R>
-__attribute__((noinline)) void int4_tile(const QuantizedRows<R>& x, const uint8_t* panel, int64_t K, float* sums) {
+__attribute__((noinline)) void int4_tile(const int8_t* q, const uint8_t* group, int64_t n, const int32_t* group_sums,
+                                         int64_t ld, float* sums) {
   constexpr int V = widest(2 * R, kPanel / 2);
-  const int8_t* q[R];
-  for (int r = 0; r < R; ++r) q[r] = x.codes(r);
-  for (int i = 0; i < R * kPanel; i += kLanes) store(sums + i, set1(0.0f));
-  for (int64_t g = 0; g < groups(K); ++g) {
-    const uint8_t* group = panel + g * kGroupBytes;
+  for (int64_t g = 0; g < n; ++g, group += kGroupBytes) {
     if (R == 1)
-      for (int line = 0; line < kGroupBytes; line += 64) __builtin_prefetch(group + 4 * kGroupBytes + line);
-    for (int c = 0; c < kPanel / 2; c += V * kLanes) int4_columns<R, V>(x, q, group, g, c, sums);
-  }
-  for (int r = 0; r < R; ++r) {
-    const Vf scale = set1(x.scale(r));
-    for (int c = 0; c < kPanel; c += kLanes) store(sums + r * kPanel + c, load(sums + r * kPanel + c) * scale);
+      for (int line = 0; line < kGroupBytes; line += 64) __builtin_prefetch(group + 6 * kGroupBytes + line);
+    for (int c = 0; c < kPanel / 2; c += V * kLanes)
+      int4_columns<R, V>(q + g * kGroup, group, group_sums + g, ld, c, sums);
   }
 }
 
-template <DType type, int R>
-INLINE void quantized_tile_of(int rows, const uint8_t* x, int64_t ldx, const uint8_t* panel, int64_t K, float* sums) {
+// How a type walks its panels; Sum is what it adds up in.
+struct Int8Panel {
+  static constexpr DType type = DType::int8;
+  using Sum = int32_t;
+
+  static void begin(const Heads& heads, int64_t first, int rows, int32_t* sums) {
+    for (int r = 0; r < rows; ++r)
+      for (int c = 0; c < kPanel; c += kLanes)
+        store_int(sums + r * kPanel + c, set1_int(-kInt8Zero * heads.sum(first + r)));
+  }
+  static void row(const int8_t* q, const uint8_t* panel, int64_t K, const Heads&, int32_t* sums) {
+    int8_row(q, panel, quads(K), sums);
+  }
+  template <int R>
+  static void tile(const int8_t* q, const uint8_t* panel, int64_t K, int64_t k, const Heads&, int64_t, int32_t* sums) {
+    int8_tile<R>(q, panel + k * kPanel, minimum(kChunkQuads, quads(K - k)), sums);
+  }
+  static void end(const Heads& heads, int64_t first, int rows, const uint8_t* panel, int64_t K, const int32_t* sums,
+                  float* out) {
+    const float* scales = reinterpret_cast<const float*>(panel + quads(K) * 4 * kPanel);
+    for (int r = 0; r < rows; ++r)
+      for (int c = 0; c < kPanel; c += kLanes)
+        store(out + r * kPanel + c,
+              to_float(load_int(sums + r * kPanel + c)) * (set1(heads.scale(first + r)) * load(scales + c)));
+  }
+};
+
+struct Int4Panel {
+  static constexpr DType type = DType::int4;
+  using Sum = float;
+
+  static void begin(const Heads&, int64_t, int rows, float* sums) {
+    for (int i = 0; i < rows * kPanel; i += kLanes) store(sums + i, set1(0.0f));
+  }
+  static void row(const int8_t* q, const uint8_t* panel, int64_t K, const Heads& heads, float* sums) {
+    int4_tile<1>(q, panel, groups(K), heads.group_sums(0), 0, sums);
+  }
+  template <int R>
+  static void tile(const int8_t* q, const uint8_t* panel, int64_t K, int64_t k, const Heads& heads, int64_t first,
+                   float* sums) {
+    int4_tile<R>(q, panel + k / kGroup * kGroupBytes, minimum(kChunkGroups, groups(K - k)),
+                 heads.group_sums(first) + k / kGroup, heads.stride / 4, sums);
+  }
+  static void end(const Heads& heads, int64_t first, int rows, const uint8_t*, int64_t, const float* sums, float* out) {
+    for (int r = 0; r < rows; ++r)
+      for (int c = 0; c < kPanel; c += kLanes)
+        store(out + r * kPanel + c, load(sums + r * kPanel + c) * set1(heads.scale(first + r)));
+  }
+};
+
+template <class Panel, int R>
+INLINE void quantized_tile_of(int rows, const int8_t* q, const uint8_t* panel, int64_t K, int64_t k, const Heads& heads,
+                              int64_t first, typename Panel::Sum* sums) {
   if constexpr (R > 1) {
-    if (rows < R) return quantized_tile_of<type, R - 1>(rows, x, ldx, panel, K, sums);
+    if (rows < R) return quantized_tile_of<Panel, R - 1>(rows, q, panel, K, k, heads, first, sums);
   }
-  if constexpr (type == DType::int8) {
-    int8_tile<R>({x, ldx, K}, panel, K, sums);
+  Panel::template tile<R>(q, panel, K, k, heads, first, sums);
+}
+
+// The products of up to kMostRows rows with one panel.
+template <class Panel>
+void quantized_group(const PanelArgs& a, int64_t first, int rows, int64_t column, const uint8_t* panel, float* out) {
+  alignas(64) typename Panel::Sum sums[kMostRows * kPanel];
+  const Heads heads = {a.heads, a.ld_heads};
+  const int8_t* x = static_cast<const int8_t*>(a.x);
+  Panel::begin(heads, first, rows, sums);
+  const int tiles = (rows + kTileRows - 1) / kTileRows;
+  if (a.rows == 1) {
+    Panel::row(x, panel, a.K, heads, sums);
   } else {
-    int4_tile<R>({x, ldx, K}, panel, K, sums);
+    for (int64_t k = 0; k < a.K; k += kLinearChunk)
+      for (int t = 0; t < tiles; ++t) {
+        const int begin = rows * t / tiles, end = rows * (t + 1) / tiles;
+        if (k + kLinearChunk >= a.K) fetch_results(a, first + begin, first + end, column);
+        quantized_tile_of<Panel, kTileRows>(end - begin,
+                                            x + k / kLinearChunk * a.ld_chunk + (first + begin) * kLinearChunk, panel,
+                                            a.K, k, heads, first + begin, sums + begin * kPanel);
+      }
   }
+  Panel::end(heads, first, rows, panel, a.K, sums, out);
 }
 
-template <DType type>
+template <class Panel>
 void quantized_rows(const PanelArgs& a) {
-  alignas(64) float sums[kTileRows * kPanel];
-  const int64_t tiles = (a.rows + kTileRows - 1) / kTileRows;
-  for (int64_t t = 0; t < tiles; ++t) {
-    const int64_t begin = a.rows * t / tiles, end = a.rows * (t + 1) / tiles;
-    quantized_tile_of<type, kTileRows>(static_cast<int>(end - begin), static_cast<const uint8_t*>(a.x) + begin * a.ldx,
-                                       a.ldx, static_cast<const uint8_t*>(a.panel), a.K, sums);
-    for (int64_t i = begin; i < end; ++i)
-      finish_linear_row(sums + (i - begin) * kPanel, a.epilogue, i, a.y + i * a.ldy, a.cols);
-  }
+  alignas(64) float out[kMostRows * kPanel];
+  const int64_t size = panel_bytes(Panel::type, a.K), count = (a.rows + kMostRows - 1) / kMostRows;
+  for (int64_t column = 0; column < a.cols; column += kPanel)
+    for (int64_t g = 0; g < count; ++g) {
+      const int64_t begin = a.rows * g / count, end = a.rows * (g + 1) / count;
+      quantized_group<Panel>(a, begin, static_cast<int>(end - begin), column,
+                             static_cast<const uint8_t*>(a.panels) + column / kPanel * size, out);
+      for (int64_t i = begin; i < end; ++i) finish_linear_row(out + (i - begin) * kPanel, a, i, column);
+    }
 }
 
-void linear_int8(const PanelArgs* args) { quantized_rows<DType::int8>(*args); }
-void linear_int4(const PanelArgs* args) { quantized_rows<DType::int4>(*args); }
+void linear_int8(const PanelArgs* args) { quantized_rows<Int8Panel>(*args); }
+void linear_int4(const PanelArgs* args) { quantized_rows<Int4Panel>(*args); }

@@ -20,15 +20,33 @@ Source source_of(const In<2>& w) {
   return {Source::Type::float32, w.data, w.shape[0], w.shape[1], w.stride[0], w.stride[1]};
 }
 
+// x as the kernels take it: a single row as it stands, several in chunks.
+struct Rows {
+  const float* x;
+  int64_t ld_chunk;  // bytes
+
+  // The room that several rows need, in floats.
+  static int64_t room(const Linear& op) {
+    const int64_t rows = op.x.shape[0];
+    return rows > 1 ? rows * chunks(op.x.shape[1] * 4) * (kLinearChunk / 4) : 0;
+  }
+  Rows(const Linear& op, float* room) : x(op.x.data), ld_chunk(op.x.shape[0] * kLinearChunk) {
+    if (op.x.shape[0] < 2) return;
+    arrange_rows(op.x.data, op.x.stride[0], op.x.shape[0], op.x.shape[1], room);
+    x = room;
+  }
+};
+
 // The rows [row, row + rows) times panel p, which has just been packed.
-void multiply(const KernelTable& kernel, const Linear& op, const float* panel, int64_t p, int64_t row, int64_t rows) {
+void multiply(const KernelTable& kernel, const Linear& op, const Rows& x, const float* panel, int64_t p, int64_t row,
+              int64_t rows) {
   const int64_t c = p * kPanel;
   PanelArgs args{};
-  args.x = op.x.data + row * op.x.stride[0], args.ldx = op.x.stride[0] * static_cast<int64_t>(sizeof(float));
+  args.x = x.x + row * (kLinearChunk / 4), args.ld_chunk = x.ld_chunk;
   args.rows = rows, args.K = op.weight.shape[1];
-  args.panel = panel;
+  args.panels = panel;
   args.y = op.y.data + row * op.y.stride[0] + c, args.ldy = op.y.stride[0];
-  args.cols = static_cast<int>(std::min<int64_t>(kPanel, op.weight.shape[0] - c));
+  args.cols = std::min<int64_t>(kPanel, op.weight.shape[0] - c);
   args.epilogue.bias = op.bias ? op.bias + c : nullptr;
   args.epilogue.activation = op.activation;
   args.epilogue.residual = op.residual.data ? op.residual.data + row * op.residual.stride[0] + c : nullptr;
@@ -37,29 +55,33 @@ void multiply(const KernelTable& kernel, const Linear& op, const float* panel, i
 }
 
 // Each thread takes a panel, packs it into its own scratch and uses it for all rows.
-void walk_panels(const KernelTable& kernel, const Linear& op, int threads, Scratch& scratch) {
+void walk_panels(const KernelTable& kernel, const Linear& op, const Rows& x, int threads, Scratch& scratch) {
   const int64_t panels = panel_count(op.weight.shape[0]), size = Scratch::padded(panel_floats(op.weight.shape[1]));
   float* room = scratch.take(threads * size);
   std::atomic<int64_t> next{0};
   parallel(threads, [&](Team& team) {
     for (int64_t p; (p = next.fetch_add(1, std::memory_order_relaxed)) < panels;) {
       read_panel(source_of(op.weight), p, room + team.ith * size);
-      multiply(kernel, op, room + team.ith * size, p, 0, op.x.shape[0]);
+      multiply(kernel, op, x, room + team.ith * size, p, 0, op.x.shape[0]);
     }
   });
 }
 
-// Few panels and many rows: all panels are packed first, then the rows are shared out.
-void walk_rows(const KernelTable& kernel, const Linear& op, int threads, Scratch& scratch) {
+// Few panels and many rows: all panels are packed first, then the rows are shared out. A share has two rows or more:
+// one row alone would have to be as it stands.
+void walk_rows(const KernelTable& kernel, const Linear& op, const Rows& x, int threads, Scratch& scratch) {
   const int64_t panels = panel_count(op.weight.shape[0]), size = panel_floats(op.weight.shape[1]);
+  const int64_t rows = op.x.shape[0], shares = std::max<int64_t>(1, rows / kRowStep);
   float* room = scratch.take(panels * size);
   std::atomic<int64_t> next{0};
   parallel(threads, [&](Team& team) {
     for (int64_t p = team.ith; p < panels; p += team.nth) read_panel(source_of(op.weight), p, room + p * size);
     team.barrier();
-    for (int64_t row; (row = next.fetch_add(kRowStep, std::memory_order_relaxed)) < op.x.shape[0];)
-      for (int64_t p = 0; p < panels; ++p)
-        multiply(kernel, op, room + p * size, p, row, std::min(kRowStep, op.x.shape[0] - row));
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < shares;)
+      for (int64_t p = 0; p < panels; ++p) {
+        const int64_t begin = rows * i / shares;
+        multiply(kernel, op, x, room + p * size, p, begin, rows * (i + 1) / shares - begin);
+      }
   });
 }
 
@@ -101,7 +123,7 @@ void add_up_rows(const KernelTable& kernel, const Linear& op, int threads) {
 int64_t room_for(const Linear& op, bool by_rows, int threads, const LinearScratch& needs) {
   if (op.packed) return Scratch::padded(needs.shared) + Scratch::padded(threads * needs.per_thread);
   const int64_t held = by_rows ? panel_count(op.weight.shape[0]) : threads;
-  return held * Scratch::padded(panel_floats(op.weight.shape[1]));
+  return Scratch::padded(Rows::room(op)) + held * Scratch::padded(panel_floats(op.weight.shape[1]));
 }
 
 }  // namespace
@@ -130,10 +152,9 @@ void linear(const Linear& given) {
     multiply_packed(op, threads, needs, scratch);
   } else if (op.weight.stride[0] == 1 && rows <= kFewRows) {
     add_up_rows(kernels(), op, threads);
-  } else if (by_rows) {
-    walk_rows(kernels(), op, threads, scratch);
   } else {
-    walk_panels(kernels(), op, threads, scratch);
+    const Rows x(op, scratch.take(Rows::room(op)));
+    (by_rows ? walk_rows : walk_panels)(kernels(), op, x, threads, scratch);
   }
 }
 

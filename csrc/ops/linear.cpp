@@ -1,98 +1,193 @@
 #include "ops/linear.h"
 
 #include <algorithm>
+#include <cstring>
 
+#include "base/cpu.h"
 #include "dispatch/dispatch.h"
 
 namespace fastattn {
 namespace {
 
-constexpr int64_t kRowBlockFloats = 128 * 1024;  // x rows that stay in the L2 cache while panels stream past
-
 // Up to so many elements of x every thread quantises all rows for itself: a barrier would cost more.
 constexpr int64_t kQuantizedAlone = 8 * 1024;
 
-bool any_quantized(const LinearPart* parts, int count) {
-  return std::any_of(parts, parts + count, [](const LinearPart& p) { return is_quantized(p.weight->type); });
-}
+// Work that threads take at a time: bytes of panels of a single row, operations of many rows.
+constexpr int64_t kStepBytes = 32 * 1024;
+constexpr double kStepFlops = 2e6;
 
 int64_t alone_rows(int64_t K) { return kQuantizedAlone / std::max<int64_t>(K, 1); }
 
-// Parts that one thread computes together: a part and those after it that multiply by the one before.
-int linked_end(const LinearArgs& a, int first) {
-  int end = first + 1;
-  while (end < a.count && a.parts[end].multiply && a.parts[end].multiply == a.parts[end - 1].y) ++end;
-  return end;
-}
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Bytes of panel p of the parts [first, end).
-int64_t unit_bytes(const LinearArgs& a, int first, int end) {
-  int64_t bytes = 0;
-  for (int i = first; i < end; ++i) bytes += panel_bytes(a.parts[i].weight->type, a.parts[i].weight->cols);
-  return std::max<int64_t>(bytes, 1);
-}
-
-// The rows as the kernels take them: x itself, and quantised.
-struct Inputs {
-  const float* x;
-  int64_t ldx;
-  const uint8_t* quantized;
-  int64_t ld_quantized;
+// What the parts want of x.
+struct Wanted {
+  bool floats = false, codes = false;
+  Wanted(const LinearPart* parts, int count) {
+    for (int i = 0; i < count; ++i) (is_quantized(parts[i].weight->type) ? codes : floats) = true;
+  }
 };
 
-Inputs quantize(const LinearArgs& a, Team& team, const KernelTable& k) {
-  const int64_t K = a.parts[0].weight->cols, size = quantized_bytes(K);
-  const bool alone = a.rows <= alone_rows(K);
-  uint8_t* rows = reinterpret_cast<uint8_t*>(alone ? a.scratch : a.shared);
-  const Range mine = alone ? Range{0, a.rows} : team.split(a.rows);
-  for (int64_t r = mine.begin; r < mine.end; ++r) k.quantize_row(a.x + r * a.ldx, K, rows + r * size);
-  if (!alone) team.barrier();
-  return {a.x, a.ldx, rows, size};
+// Rows of x that stay in the second-level cache while panels stream past.
+int64_t block_rows(int64_t K, bool floats) {
+  static const int64_t room = cache_bytes(2) / 8 * 5;
+  return std::clamp<int64_t>(room / std::max<int64_t>(K * (floats ? 4 : 1), 1), 24, 96);
 }
 
-void multiply_panel(const KernelTable& k, const Inputs& in, const LinearPart& part, int64_t p, Range rows) {
-  const Weight& w = *part.weight;
-  const int64_t c = p * kPanel;
-  const bool quantized = is_quantized(w.type);
-  PanelArgs args{};
-  args.x = quantized ? static_cast<const void*>(in.quantized + rows.begin * in.ld_quantized)
-                     : static_cast<const void*>(in.x + rows.begin * in.ldx);
-  args.ldx = quantized ? in.ld_quantized : in.ldx * static_cast<int64_t>(sizeof(float));
-  args.rows = rows.end - rows.begin, args.K = w.cols;
-  args.panel = w.panel(p);
-  args.y = part.y + rows.begin * part.ldy + c, args.ldy = part.ldy;
-  args.cols = static_cast<int>(std::min<int64_t>(kPanel, w.rows - c));
-  args.epilogue = {part.bias ? part.bias + c : nullptr,
-                   part.activation,
-                   part.residual ? part.residual + rows.begin * part.ld_residual + c : nullptr,
-                   part.ld_residual,
-                   part.multiply ? part.multiply + rows.begin * part.ld_multiply + c : nullptr,
-                   part.ld_multiply};
-  panel_kernel(k, w.type)(&args);
+// Bytes of `rows` rows in chunks.
+int64_t arranged_bytes(int64_t rows, int64_t row_bytes) { return rows * chunks(row_bytes) * kLinearChunk; }
+
+// Rows of x, `ld` bytes apart, as [chunk][row][kLinearChunk].
+void arrange(const uint8_t* from, int64_t ld, int64_t rows, int64_t row_bytes, uint8_t* to) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t at = 0; at < row_bytes; at += kLinearChunk)
+      std::memcpy(to + at * rows + r * kLinearChunk, from + r * ld + at,
+                  static_cast<size_t>(std::min(kLinearChunk, row_bytes - at)));
 }
 
-// Calls body(first part, end part, range of panels) for the thread's share of the panels of all parts in a row, by
-// bytes.
-template <typename Body>
-void each_share(const LinearArgs& a, const Team& team, bool all, Body body) {
-  int64_t total = 0;
-  for (int i = 0, end; i < a.count; i = end) {
-    end = linked_end(a, i);
-    total += unit_bytes(a, i, end) * a.parts[i].weight->panel_count();
+// A call, as one thread sees it.
+class Product {
+ public:
+  Product(const LinearArgs& args, Team& team)
+      : a_(args), team_(team), k_(kernels()), K_(args.parts[0].weight->cols), wanted_(args.parts, args.count) {
+    heads_stride_ = quantized_bytes(K_);
   }
-  const Range mine = all ? Range{0, total} : team.split(total);
-  int64_t base = 0;
-  for (int i = 0, end; i < a.count; i = end) {
-    end = linked_end(a, i);
-    const int64_t size = unit_bytes(a, i, end), panels = a.parts[i].weight->panel_count();
-    const int64_t run = size * a.grain;
-    const auto panel_at = [&](int64_t byte) {
-      return std::clamp<int64_t>((byte - base + run - 1) / run * a.grain, 0, panels);
-    };
-    body(i, end, Range{panel_at(mine.begin), panel_at(mine.end)});
-    base += size * panels;
+
+  void run() {
+    quantize();
+    const int64_t most = block_rows(K_, wanted_.floats);
+    int64_t panels = 0;
+    for (int i = 0; i < a_.count; ++i) panels += a_.parts[i].weight->panel_count();
+    // Rows are shared out where every thread gets a block of its own; else each block is, panel by panel.
+    const bool by_rows = a_.rows >= team_.nth * most || (panels < 2 * team_.nth && a_.rows >= 2 * team_.nth);
+    int64_t blocks = ceil_div(a_.rows, most);
+    if (by_rows) blocks = std::min(a_.rows, ceil_div(blocks, team_.nth) * team_.nth);
+    find_steps(ceil_div(a_.rows, blocks));
+    const auto block = [&](int64_t b) { return Range{a_.rows * b / blocks, a_.rows * (b + 1) / blocks}; };
+    if (by_rows) {
+      team_.each(blocks * steps_, [&](int64_t i) { multiply(block(i / steps_), i % steps_); });
+    } else {
+      for (int64_t b = 0; b < blocks; ++b) team_.each(steps_, [&](int64_t i) { multiply(block(b), i); });
+    }
   }
-}
+
+ private:
+  // Parts that one thread computes together: a part and those after it that multiply by the one before.
+  int linked_end(int first) const {
+    int end = first + 1;
+    while (end < a_.count && a_.parts[end].multiply && a_.parts[end].multiply == a_.parts[end - 1].y) ++end;
+    return end;
+  }
+
+  // Panels of the linked parts [first, end) in a step.
+  int64_t step_panels(int first, int end) const {
+    int64_t bytes = 0;
+    for (int i = first; i < end; ++i) bytes += panel_bytes(a_.parts[i].weight->type, K_);
+    const int64_t by_bytes = kStepBytes / std::max<int64_t>(bytes, 1);
+    const int64_t panels = step_rows_ == 1 ? by_bytes : std::min(by_bytes * 4, by_flops_ / (end - first));
+    return round_up(std::max<int64_t>(1, panels), a_.grain);
+  }
+
+  void find_steps(int64_t rows) {
+    step_rows_ = rows;
+    by_flops_ =
+        static_cast<int64_t>(kStepFlops / (2.0 * kPanel * static_cast<double>(rows * std::max<int64_t>(K_, 1))));
+    steps_ = 0;
+    for (int i = 0, end; i < a_.count; i = end) {
+      end = linked_end(i);
+      steps_ += ceil_div(a_.parts[i].weight->panel_count(), step_panels(i, end));
+    }
+  }
+
+  // Step i of the panels of all parts for a block of rows.
+  void multiply(Range rows, int64_t i) {
+    prepare(rows);
+    for (int first = 0, end; first < a_.count; first = end) {
+      end = linked_end(first);
+      const int64_t panels = a_.parts[first].weight->panel_count(), size = step_panels(first, end);
+      const int64_t count = ceil_div(panels, size);
+      if (i < count) {
+        return multiply_step(first, end, {i * size, std::min(panels, (i + 1) * size)}, rows);
+      }
+      i -= count;
+    }
+  }
+
+  void multiply_step(int first, int end, Range panels, Range rows) const {
+    if (!a_.finished) {
+      for (int part = first; part < end; ++part) multiply_part(a_.parts[part], panels, rows);
+      return;
+    }
+    for (int64_t p = panels.begin; p < panels.end; p += a_.grain) {
+      const Range run{p, std::min(panels.end, p + a_.grain)};
+      multiply_part(a_.parts[first], run, rows);
+      a_.finished(a_.context, run, rows);
+    }
+  }
+
+  void multiply_part(const LinearPart& part, Range panels, Range rows) const {
+    const Weight& w = *part.weight;
+    const int64_t c = panels.begin * kPanel, r = rows.begin;
+    const bool quantized = is_quantized(w.type);
+    PanelArgs args{};
+    args.x = quantized ? codes_ : floats_;
+    args.rows = rows.end - r, args.K = K_;
+    args.ld_chunk = args.rows * kLinearChunk;
+    args.heads = quantized ? heads_ + r * heads_stride_ : nullptr, args.ld_heads = heads_stride_;
+    args.panels = w.panel(panels.begin);
+    args.y = part.y + r * part.ldy + c, args.ldy = part.ldy;
+    args.cols = std::min(panels.end * kPanel, w.rows) - c;
+    args.epilogue.bias = part.bias ? part.bias + c : nullptr;
+    args.epilogue.activation = part.activation;
+    args.epilogue.residual = part.residual ? part.residual + r * part.ld_residual + c : nullptr;
+    args.epilogue.ld_residual = part.ld_residual;
+    args.epilogue.multiply = part.multiply ? part.multiply + r * part.ld_multiply + c : nullptr;
+    args.epilogue.ld_multiply = part.ld_multiply;
+    panel_kernel(k_, w.type)(&args);
+  }
+
+  // All rows to int8; where there are many, by all threads for all.
+  void quantize() {
+    if (!wanted_.codes) return;
+    const bool alone = a_.rows <= alone_rows(K_);
+    uint8_t* rows = reinterpret_cast<uint8_t*>(alone ? a_.scratch : a_.shared);
+    if (!alone) team_.barrier();  // another product may still read what is there
+    const Range mine = alone ? Range{0, a_.rows} : team_.split(a_.rows);
+    for (int64_t r = mine.begin; r < mine.end; ++r) k_.quantize_row(a_.x + r * a_.ldx, K_, rows + r * heads_stride_);
+    if (!alone) team_.barrier();
+    heads_ = rows;
+  }
+
+  // x of a block of rows as the kernels take it, in this thread's scratch.
+  void prepare(Range rows) {
+    if (rows.begin == prepared_) return;
+    prepared_ = rows.begin;
+    const int64_t count = rows.end - rows.begin;
+    const uint8_t* x = reinterpret_cast<const uint8_t*>(a_.x + rows.begin * a_.ldx);
+    const uint8_t* codes = heads_ ? heads_ + rows.begin * heads_stride_ + quantized_codes(K_) : nullptr;
+    floats_ = x, codes_ = codes;
+    if (count == 1) return;
+    uint8_t* room = reinterpret_cast<uint8_t*>(a_.scratch);
+    if (wanted_.codes) {
+      room += std::min(a_.rows, alone_rows(K_)) * heads_stride_;
+      arrange(codes, heads_stride_, count, round_up(K_, 64), room);
+      codes_ = room;
+      room += arranged_bytes(count, K_);
+    }
+    if (wanted_.floats) {
+      arrange(x, a_.ldx * 4, count, K_ * 4, room);
+      floats_ = room;
+    }
+  }
+
+  const LinearArgs& a_;
+  Team& team_;
+  const KernelTable& k_;
+  const int64_t K_;
+  const Wanted wanted_;
+  int64_t heads_stride_ = 0, steps_ = 0, step_rows_ = 1, by_flops_ = 0, prepared_ = -1;
+  const uint8_t *heads_ = nullptr, *codes_ = nullptr, *floats_ = nullptr;
+};
 
 }  // namespace
 
@@ -106,9 +201,16 @@ PanelKernel panel_kernel(const KernelTable& k, DType type) {
 }
 
 LinearScratch linear_scratch(const LinearPart* parts, int count, int64_t rows) {
-  if (!any_quantized(parts, count)) return {};
-  const int64_t K = parts[0].weight->cols, floats = quantized_bytes(K) / static_cast<int64_t>(sizeof(float));
-  return {rows > alone_rows(K) ? rows * floats : 0, std::min(rows, alone_rows(K)) * floats};
+  const Wanted wanted(parts, count);
+  const int64_t K = parts[0].weight->cols, size = quantized_bytes(K);
+  const int64_t block = rows > 1 ? std::min(rows, block_rows(K, wanted.floats)) : 0;
+  int64_t shared = 0, own = 0;
+  if (wanted.codes) {
+    shared = rows > alone_rows(K) ? rows * size : 0;
+    own = std::min(rows, alone_rows(K)) * size + arranged_bytes(block, K);
+  }
+  if (wanted.floats) own += arranged_bytes(block, K * 4);
+  return {shared / 4, own / 4};
 }
 
 LinearScratch linear_scratch(const Weight& weight, int64_t rows) {
@@ -117,25 +219,12 @@ LinearScratch linear_scratch(const Weight& weight, int64_t rows) {
   return linear_scratch(&part, 1, rows);
 }
 
-void linear(const LinearArgs& a, Team& team) {
-  if (a.rows == 0 || a.count == 0) return;
-  const KernelTable& k = kernels();
-  const Inputs in = any_quantized(a.parts, a.count) ? quantize(a, team, k) : Inputs{a.x, a.ldx, nullptr, 0};
-  // Few rows: every thread streams its own panels once. Many rows over few panels: threads take rows instead.
-  int64_t panels = 0;
-  for (int i = 0; i < a.count; ++i) panels += a.parts[i].weight->panel_count();
-  const bool by_rows = panels < 2 * team.nth && a.rows >= 2 * team.nth;
-  const Range rows = by_rows ? team.split(a.rows) : Range{0, a.rows};
-  const int64_t step = std::max<int64_t>(48, kRowBlockFloats / std::max<int64_t>(a.parts[0].weight->cols, 1) / 12 * 12);
-  for (int64_t r = rows.begin; r < rows.end; r += step)
-    each_share(a, team, by_rows, [&](int first, int end, Range mine) {
-      const Range block{r, std::min(rows.end, r + step)};
-      for (int64_t p = mine.begin; p < mine.end; ++p) {
-        for (int i = first; i < end; ++i) multiply_panel(k, in, a.parts[i], p, block);
-        if (a.finished && ((p + 1) % a.grain == 0 || p + 1 == mine.end))
-          a.finished(a.context, {p / a.grain * a.grain, p + 1}, block);
-      }
-    });
+void linear(const LinearArgs& args, Team& team) {
+  if (args.rows && args.count) Product(args, team).run();
+}
+
+void arrange_rows(const float* x, int64_t ldx, int64_t rows, int64_t K, float* out) {
+  arrange(reinterpret_cast<const uint8_t*>(x), ldx * 4, rows, K * 4, reinterpret_cast<uint8_t*>(out));
 }
 
 }  // namespace fastattn

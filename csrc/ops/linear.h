@@ -46,6 +46,9 @@ LinearScratch linear_scratch(const Weight& weight, int64_t rows);
 // There may be a barrier inside.
 void linear(const LinearArgs& args, Team& team);
 
+// x: (rows, K) in chunks, as the kernels take several rows; out: rows * chunks(4 K) * kLinearChunk bytes.
+void arrange_rows(const float* x, int64_t ldx, int64_t rows, int64_t K, float* out);
+
 // The kernel for panels of a type.
 using PanelKernel = void (*)(const PanelArgs*);
 PanelKernel panel_kernel(const KernelTable& kernels, DType type);

@@ -46,13 +46,9 @@ void linear(int64_t rows, int64_t N, int64_t K, double bandwidth) {
   const double flops = peak();
   float *w = aligned(N * K), *x = aligned(rows * K), *y = aligned(rows * N);
   PanelArgs args{};
-  args.x = x, args.ldx = K * 4, args.rows = rows, args.K = K, args.ldy = N, args.cols = kPanel;
-  const double t = seconds([&] {
-    for (int64_t c = 0; c < N; c += kPanel) {
-      args.panel = w + c * K, args.y = y + c;
-      kernels().linear_float32(&args);
-    }
-  });
+  args.x = x, args.ld_chunk = rows * kLinearChunk, args.rows = rows, args.K = K;  // K is a multiple of a chunk
+  args.panels = w, args.y = y, args.ldy = N, args.cols = N;
+  const double t = seconds([&] { kernels().linear_float32(&args); });
   const double bytes = 4.0 * double(N * K), operations = 2.0 * double(rows * N * K);
   std::printf("  linear %4ld rows, %ld x %ld: %7.2f GB/s (%3.0f%%)  %8.2f GFLOP/s (%3.0f%%)\n", long(rows), long(N),
               long(K), bytes / t * 1e-9, bytes / t / bandwidth * 100, operations / t * 1e-9,

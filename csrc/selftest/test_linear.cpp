@@ -55,34 +55,53 @@ struct Panel {
 
 // Rows as the kernel of a type takes them, and the numbers these stand for.
 struct Inputs {
-  Array floats, quantized, meant;
-  int64_t ldx, stride;
+  DType type;
+  int64_t rows, K, row_bytes;
+  Array floats, quantized, meant, arranged;
 
-  Inputs(int64_t rows, int64_t K, int64_t ld)
-      : floats(random_array(rows ? (rows - 1) * ld + K : 0)),
-        quantized(rows * quantized_bytes(K) / 4),
-        meant(rows * K),
-        ldx(ld),
-        stride(quantized_bytes(K)) {}
-
-  const void* row(DType type, int64_t i) const {
-    return is_quantized(type) ? static_cast<const void*>(quantized + i * stride / 4)
-                              : static_cast<const void*>(floats + i * ldx);
+  Inputs(DType t, int64_t r, int64_t k)
+      : type(t),
+        rows(r),
+        K(k),
+        row_bytes(is_quantized(t) ? round_up(k, 64) : k * 4),
+        floats(random_array(r * k)),
+        quantized(r * quantized_bytes(k) / 4),
+        meant(r * k),
+        arranged(r * chunks(row_bytes) * kLinearChunk / 4) {
+    for (int64_t i = 0; i < rows; ++i) quantize(i);
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t at = 0; at < row_bytes; at += kLinearChunk)
+        std::memcpy(reinterpret_cast<char*>(arranged.data()) + at * rows + i * kLinearChunk,
+                    static_cast<const char*>(row(i)) + at, size_t(std::min(kLinearChunk, row_bytes - at)));
   }
-  int64_t step(DType type) const { return is_quantized(type) ? stride : ldx * 4; }
 
-  void prepare(DType type, int64_t rows, int64_t K) {
-    for (int64_t i = 0; i < rows; ++i) {
-      kernels().quantize_row(floats + i * ldx, K, quantized + i * stride / 4);
-      const int8_t* codes = reinterpret_cast<const int8_t*>(quantized.data()) + i * stride + quantized_codes(K);
-      for (int64_t k = 0; k < K; ++k) {
-        const float x = floats[i * ldx + k], scale = quantized[i * stride / 4];
-        meant[i * K + k] = is_quantized(type) ? static_cast<float>(codes[k]) * scale : x;
-        report(within(static_cast<float>(codes[k]) * scale, x, 0.501 * scale), "quantize_row K=%ld k=%ld", long(K),
-               long(k));
-      }
-      for (int64_t k = K; k < round_up(K, 64); ++k) report(codes[k] == 0, "quantize_row pads with zeros");
+  const uint8_t* head(int64_t i) const {
+    return reinterpret_cast<const uint8_t*>(quantized.data()) + i * quantized_bytes(K);
+  }
+  const void* row(int64_t i) const {
+    return is_quantized(type) ? static_cast<const void*>(head(i) + quantized_codes(K))
+                              : static_cast<const void*>(floats + i * K);
+  }
+
+  void quantize(int64_t i) {
+    kernels().quantize_row(floats + i * K, K, quantized + i * quantized_bytes(K) / 4);
+    const int8_t* codes = reinterpret_cast<const int8_t*>(head(i)) + quantized_codes(K);
+    const float scale = quantized[i * quantized_bytes(K) / 4];
+    for (int64_t k = 0; k < K; ++k) {
+      const float x = floats[i * K + k];
+      meant[i * K + k] = is_quantized(type) ? static_cast<float>(codes[k]) * scale : x;
+      report(within(static_cast<float>(codes[k]) * scale, x, 0.501 * scale), "quantize_row K=%ld k=%ld", long(K),
+             long(k));
     }
+    for (int64_t k = K; k < round_up(K, 64); ++k) report(codes[k] == 0, "quantize_row pads with zeros");
+  }
+
+  // `count` rows from `first` on, all of them or one.
+  void give(PanelArgs& args, int64_t first, int64_t count) const {
+    args.x = count == 1 ? row(first) : arranged.data();
+    args.ld_chunk = rows * kLinearChunk;
+    args.heads = is_quantized(type) ? head(first) : nullptr, args.ld_heads = quantized_bytes(K);
+    args.rows = count, args.K = K;
   }
 };
 
@@ -91,13 +110,12 @@ void check_panel(DType type, int64_t rows, int64_t K, int cols, Activation activ
   const int64_t y_size = rows ? (rows - 1) * ldy + cols : 0;
   const Array bias = random_array(cols), residual = random_array(y_size), multiply = random_array(y_size);
   const Panel panel(type, K, cols);
-  Inputs x(rows, K, K + random_int(0, 3));
-  x.prepare(type, rows, K);
+  const Inputs x(type, rows, K);
   Array y(y_size), alone(cols);
   y.fill(-77.0f);
   PanelArgs args{};
-  args.x = x.row(type, 0), args.ldx = x.step(type), args.rows = rows, args.K = K;
-  args.panel = panel.bytes.data(), args.y = y, args.ldy = ldy, args.cols = cols;
+  if (rows) x.give(args, 0, rows);
+  args.panels = panel.bytes.data(), args.y = y, args.ldy = ldy, args.cols = cols;
   args.epilogue = {form & 1 ? bias.data() : nullptr,     activation, form & 2 ? residual.data() : nullptr, ldy,
                    form & 4 ? multiply.data() : nullptr, ldy};
   kernel_of(type)(&args);
@@ -120,7 +138,8 @@ void check_panel(DType type, int64_t rows, int64_t K, int cols, Activation activ
              int(type), long(rows), long(K), cols, int(activation), form, y[i * ldy + c], want);
     }
     PanelArgs own = args;
-    own.x = x.row(type, i), own.rows = 1, own.y = alone;
+    x.give(own, i, 1);
+    own.y = alone;
     if (form & 2) own.epilogue.residual += i * ldy;
     if (form & 4) own.epilogue.multiply += i * ldy;
     kernel_of(type)(&own);
@@ -128,6 +147,31 @@ void check_panel(DType type, int64_t rows, int64_t K, int cols, Activation activ
            long(i), long(rows), long(K), cols);
     if (i + 1 < rows)
       for (int64_t c = cols; c < ldy; ++c) report(y[i * ldy + c] == -77.0f, "linear wrote beside its columns");
+  }
+}
+
+// Several panels in one call are each panel alone.
+void check_panels(DType type, int64_t rows, int64_t K) {
+  const int count = 7;
+  const int64_t cols = count * kPanel - 5, size = panel_bytes(type, K) / 4;
+  const Array bytes(count * size), y(rows * cols), alone(rows * kPanel);
+  const Inputs x(type, rows, K);
+  for (int p = 0; p < count; ++p) {
+    const Panel panel(type, K, p + 1 < count ? kPanel : kPanel - 5);
+    std::memcpy(bytes + p * size, panel.bytes.data(), size_t(size) * 4);
+  }
+  PanelArgs args{};
+  x.give(args, 0, rows);
+  args.panels = bytes.data(), args.y = y, args.ldy = cols, args.cols = cols;
+  kernel_of(type)(&args);
+  for (int p = 0; p < count; ++p) {
+    PanelArgs own = args;
+    own.panels = bytes + p * size, own.y = alone, own.ldy = kPanel;
+    own.cols = std::min<int64_t>(kPanel, cols - p * kPanel);
+    kernel_of(type)(&own);
+    for (int64_t i = 0; i < rows; ++i)
+      report(same_bits(alone + i * kPanel, y + i * cols + p * kPanel, own.cols), "panel %d of type %d alone, rows=%ld",
+             p, int(type), long(rows));
   }
 }
 
@@ -142,8 +186,9 @@ void check_extremes(DType type) {
   kernels().pack_panel(type, columns, K, bytes.data());
   kernels().quantize_row(x, K, row.data());
   PanelArgs args{};
-  args.x = row.data(), args.ldx = quantized_bytes(K), args.rows = 1, args.K = K;
-  args.panel = bytes.data(), args.y = y, args.ldy = kPanel, args.cols = kPanel;
+  args.heads = reinterpret_cast<const uint8_t*>(row.data());
+  args.x = args.heads + quantized_codes(K), args.rows = 1, args.K = K;
+  args.panels = bytes.data(), args.y = y, args.ldy = kPanel, args.cols = kPanel;
   kernel_of(type)(&args);
   float sum = 0.0f;
   for (int64_t k = 0; k < K; ++k) sum += x[k];
@@ -188,6 +233,9 @@ void test_linear() {
           check_panel(type, rows, K, cols, activations[variant % 5], variant % 8);
           ++variant;
         }
+  for (const DType type : {DType::float32, DType::bfloat16, DType::int8, DType::int4})
+    for (int64_t rows : {1, 5, 100})
+      for (int64_t K : {129, 513}) check_panels(type, rows, K);  // more than one chunk
   check_extremes(DType::int8);
   check_extremes(DType::int4);
   check_odd_rows();

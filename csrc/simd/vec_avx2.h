@@ -7,7 +7,7 @@ constexpr int kTileRows = 6;
 constexpr bool kFused = true;
 
 using Vf = __m256;
-using Vi = __m256i;
+typedef int32_t Vi __attribute__((vector_size(32)));  // with elements of __m256i, GCC 12 keeps arrays in memory
 struct Vm {
   __m256 lanes;
 };
@@ -66,36 +66,41 @@ INLINE Vm either(Vm m, Vm n) { return {_mm256_or_ps(m.lanes, n.lanes)}; }
 INLINE Vf select(Vm m, Vf a, Vf b) { return _mm256_blendv_ps(b, a, m.lanes); }
 INLINE unsigned bits(Vm m) { return static_cast<unsigned>(_mm256_movemask_ps(m.lanes)); }
 
-INLINE Vi load_int(const void* p) { return _mm256_loadu_si256(static_cast<const Vi*>(p)); }
-INLINE void store_int(void* p, Vi x) { _mm256_storeu_si256(static_cast<Vi*>(p), x); }
-INLINE Vi set1_int(int32_t s) { return _mm256_set1_epi32(s); }
-INLINE Vi add_int(Vi a, Vi b) { return _mm256_add_epi32(a, b); }
-INLINE Vi and_int(Vi a, Vi b) { return _mm256_and_si256(a, b); }
-INLINE Vi or_int(Vi a, Vi b) { return _mm256_or_si256(a, b); }
+INLINE __m256i raw(Vi x) { return reinterpret_cast<__m256i>(x); }
+INLINE Vi cooked(__m256i x) { return reinterpret_cast<Vi>(x); }
+INLINE Vi load_int(const void* p) { return cooked(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }
+INLINE void store_int(void* p, Vi x) { _mm256_storeu_si256(static_cast<__m256i*>(p), raw(x)); }
+INLINE Vi set1_int(int32_t s) { return cooked(_mm256_set1_epi32(s)); }
+INLINE Vi add_int(Vi a, Vi b) { return cooked(_mm256_add_epi32(raw(a), raw(b))); }
+INLINE Vi and_int(Vi a, Vi b) { return a & b; }
+INLINE Vi or_int(Vi a, Vi b) { return a | b; }
 template <int N>
 INLINE Vi shift_left(Vi x) {
-  return _mm256_slli_epi32(x, N);
+  return cooked(_mm256_slli_epi32(raw(x), N));
 }
 template <int N>
 INLINE Vi shift_right(Vi x) {
-  return _mm256_srli_epi32(x, N);
+  return cooked(_mm256_srli_epi32(raw(x), N));
 }
-INLINE Vi as_int(Vf x) { return _mm256_castps_si256(x); }
-INLINE Vf as_float(Vi x) { return _mm256_castsi256_ps(x); }
-INLINE Vf to_float(Vi x) { return _mm256_cvtepi32_ps(x); }
-INLINE Vi to_int(Vf x) { return _mm256_cvtps_epi32(x); }
+INLINE Vi as_int(Vf x) { return cooked(_mm256_castps_si256(x)); }
+INLINE Vf as_float(Vi x) { return _mm256_castsi256_ps(raw(x)); }
+INLINE Vf to_float(Vi x) { return _mm256_cvtepi32_ps(raw(x)); }
+INLINE Vi to_int(Vf x) { return cooked(_mm256_cvtps_epi32(x)); }
 INLINE void store_bytes(int8_t* p, Vi x) {
-  const __m128i h = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  const __m128i h = _mm_packs_epi32(_mm256_castsi256_si128(raw(x)), _mm256_extracti128_si256(raw(x), 1));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(h, h));
 }
 INLINE Vi dot_bytes(Vi acc, Vi u, Vi s) {  // widened to int16: maddubs would saturate
-  acc = _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_and_si256(u, _mm256_set1_epi16(0xff)),
-                                                _mm256_srai_epi16(_mm256_slli_epi16(s, 8), 8)));
-  return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_srli_epi16(u, 8), _mm256_srai_epi16(s, 8)));
+  const __m256i low = _mm256_and_si256(raw(u), _mm256_set1_epi16(0xff)), high = _mm256_srli_epi16(raw(u), 8);
+  const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(raw(s), 8), 8), odd = _mm256_srai_epi16(raw(s), 8);
+  const __m256i sum = _mm256_add_epi32(raw(acc), _mm256_madd_epi16(low, even));
+  return cooked(_mm256_add_epi32(sum, _mm256_madd_epi16(high, odd)));
 }
 // Sums of int16: 8 times 2 products of at most 15 * 127 are 30480.
-INLINE Vi dot_nibbles(Vi acc, Vi u, Vi s) { return _mm256_add_epi16(acc, _mm256_maddubs_epi16(u, s)); }
-INLINE Vi finish_nibbles(Vi acc) { return _mm256_madd_epi16(acc, _mm256_set1_epi16(1)); }
+INLINE Vi dot_nibbles(Vi acc, Vi u, Vi s) {
+  return cooked(_mm256_add_epi16(raw(acc), _mm256_maddubs_epi16(raw(u), raw(s))));
+}
+INLINE Vi finish_nibbles(Vi acc) { return cooked(_mm256_madd_epi16(raw(acc), _mm256_set1_epi16(1))); }
 
 INLINE float sum(Vf x) {
   __m128 q = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));

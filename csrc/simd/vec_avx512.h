@@ -7,7 +7,7 @@ constexpr int kTileRows = 12;
 constexpr bool kFused = true;
 
 using Vf = __m512;
-using Vi = __m512i;
+typedef int32_t Vi __attribute__((vector_size(64)));  // with elements of __m512i, GCC 12 keeps arrays in memory
 using Vm = __mmask16;
 
 INLINE Vm first_lanes(int n) { return static_cast<Vm>(_bzhi_u32(0xffff, n < 0 ? 0u : static_cast<unsigned>(n))); }
@@ -65,38 +65,45 @@ INLINE Vm either(Vm m, Vm n) { return static_cast<Vm>(m | n); }
 INLINE Vf select(Vm m, Vf a, Vf b) { return _mm512_mask_blend_ps(m, b, a); }
 INLINE unsigned bits(Vm m) { return m; }
 
-INLINE Vi load_int(const void* p) { return _mm512_loadu_si512(p); }
-INLINE void store_int(void* p, Vi x) { _mm512_storeu_si512(p, x); }
-INLINE Vi set1_int(int32_t s) { return _mm512_set1_epi32(s); }
-INLINE Vi add_int(Vi a, Vi b) { return _mm512_add_epi32(a, b); }
-INLINE Vi and_int(Vi a, Vi b) { return _mm512_and_si512(a, b); }
-INLINE Vi or_int(Vi a, Vi b) { return _mm512_or_si512(a, b); }
+INLINE __m512i raw(Vi x) { return reinterpret_cast<__m512i>(x); }
+INLINE Vi cooked(__m512i x) { return reinterpret_cast<Vi>(x); }
+INLINE Vi load_int(const void* p) { return cooked(_mm512_loadu_si512(p)); }
+INLINE void store_int(void* p, Vi x) { _mm512_storeu_si512(p, raw(x)); }
+INLINE Vi set1_int(int32_t s) { return cooked(_mm512_set1_epi32(s)); }
+INLINE Vi add_int(Vi a, Vi b) { return cooked(_mm512_add_epi32(raw(a), raw(b))); }
+INLINE Vi and_int(Vi a, Vi b) { return a & b; }
+INLINE Vi or_int(Vi a, Vi b) { return a | b; }
 template <int N>
 INLINE Vi shift_left(Vi x) {
-  return _mm512_slli_epi32(x, N);
+  return cooked(_mm512_slli_epi32(raw(x), N));
 }
 template <int N>
 INLINE Vi shift_right(Vi x) {
-  return _mm512_srli_epi32(x, N);
+  return cooked(_mm512_srli_epi32(raw(x), N));
 }
-INLINE Vi as_int(Vf x) { return _mm512_castps_si512(x); }
-INLINE Vf as_float(Vi x) { return _mm512_castsi512_ps(x); }
-INLINE Vf to_float(Vi x) { return _mm512_cvtepi32_ps(x); }
-INLINE Vi to_int(Vf x) { return _mm512_cvtps_epi32(x); }
-INLINE void store_bytes(int8_t* p, Vi x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x)); }
+INLINE Vi as_int(Vf x) { return cooked(_mm512_castps_si512(x)); }
+INLINE Vf as_float(Vi x) { return _mm512_castsi512_ps(raw(x)); }
+INLINE Vf to_float(Vi x) { return _mm512_cvtepi32_ps(raw(x)); }
+INLINE Vi to_int(Vf x) { return cooked(_mm512_cvtps_epi32(x)); }
+INLINE void store_bytes(int8_t* p, Vi x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(raw(x)));
+}
 #if defined(FASTATTN_VNNI)
-INLINE Vi dot_bytes(Vi acc, Vi u, Vi s) { return _mm512_dpbusd_epi32(acc, u, s); }
-INLINE Vi dot_nibbles(Vi acc, Vi u, Vi s) { return _mm512_dpbusd_epi32(acc, u, s); }
+INLINE Vi dot_bytes(Vi acc, Vi u, Vi s) { return cooked(_mm512_dpbusd_epi32(raw(acc), raw(u), raw(s))); }
+INLINE Vi dot_nibbles(Vi acc, Vi u, Vi s) { return cooked(_mm512_dpbusd_epi32(raw(acc), raw(u), raw(s))); }
 INLINE Vi finish_nibbles(Vi acc) { return acc; }
 #else
 INLINE Vi dot_bytes(Vi acc, Vi u, Vi s) {  // widened to int16: maddubs would saturate
-  acc = _mm512_add_epi32(acc, _mm512_madd_epi16(_mm512_and_si512(u, _mm512_set1_epi16(0xff)),
-                                                _mm512_srai_epi16(_mm512_slli_epi16(s, 8), 8)));
-  return _mm512_add_epi32(acc, _mm512_madd_epi16(_mm512_srli_epi16(u, 8), _mm512_srai_epi16(s, 8)));
+  const __m512i low = _mm512_and_si512(raw(u), _mm512_set1_epi16(0xff)), high = _mm512_srli_epi16(raw(u), 8);
+  const __m512i even = _mm512_srai_epi16(_mm512_slli_epi16(raw(s), 8), 8), odd = _mm512_srai_epi16(raw(s), 8);
+  const __m512i sum = _mm512_add_epi32(raw(acc), _mm512_madd_epi16(low, even));
+  return cooked(_mm512_add_epi32(sum, _mm512_madd_epi16(high, odd)));
 }
 // Sums of int16: 8 times 2 products of at most 15 * 127 are 30480.
-INLINE Vi dot_nibbles(Vi acc, Vi u, Vi s) { return _mm512_add_epi16(acc, _mm512_maddubs_epi16(u, s)); }
-INLINE Vi finish_nibbles(Vi acc) { return _mm512_madd_epi16(acc, _mm512_set1_epi16(1)); }
+INLINE Vi dot_nibbles(Vi acc, Vi u, Vi s) {
+  return cooked(_mm512_add_epi16(raw(acc), _mm512_maddubs_epi16(raw(u), raw(s))));
+}
+INLINE Vi finish_nibbles(Vi acc) { return cooked(_mm512_madd_epi16(raw(acc), _mm512_set1_epi16(1))); }
 #endif
 
 INLINE float sum(Vf x) {
