@@ -422,3 +422,52 @@ def test_a_text_is_scored_behind_its_prompt(writer: Model) -> None:
 def test_an_empty_prompt_is_refused(writer: Model) -> None:
     with pytest.raises(fastattn.InputError, match="the prompt is empty"):
         writer.generate("")
+
+
+@pytest.mark.parametrize("compute_type", fastattn.packing.COMPUTE_TYPES)
+@pytest.mark.parametrize("name", TRAINED)
+def test_small_weights_and_converted_models_keep_the_equalities(name: str, compute_type: str, tmp_path: Path) -> None:
+    model = load(name, compute_type=compute_type, num_threads=2)
+    fastattn.convert(GOLDEN / name, tmp_path / "converted", compute_type=compute_type)
+    mapped = fastattn.load(tmp_path / "converted", num_threads=1)
+    options: dict[str, Any] = {"num_beams": 3, "max_new_tokens": 8, "eos_token_id": None}
+    batch = model.generate(PROMPTS, **options)
+    for prompt, result in zip(PROMPTS, batch, strict=True):
+        alone = mapped.generate(prompt, **options)
+        assert (alone.token_ids, alone.score) == (result.token_ids, result.score)
+    exact = load(name, compute_type=compute_type, backend="reference").logits(PROMPTS[-2:])
+    error = np.abs(model.logits(PROMPTS[-2:]) - exact) / np.abs(exact).max()
+    # an activation half-way between two steps of its int8 may fall to either
+    assert error.max() < (2e-2 if compute_type.startswith("int") else 1e-4) and np.median(error) < 1e-6
+
+
+def test_a_window_leaves_minus_infinity_out_of_json(tmp_path: Path) -> None:
+    from fastattn.cli import explain
+
+    steps = explain.as_json(load("mistral").explain(PROMPTS[-1], max_new_tokens=2))
+    assert None in steps[0]["scores"] and json.loads(json.dumps(steps, allow_nan=False)) == steps
+
+
+def test_many_threads_share_a_model() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    model = load("llama", num_threads=2)
+    expected = [g.token_ids for g in model.generate(PROMPTS, num_beams=2, max_new_tokens=10)]
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda p: model.generate(p, num_beams=2, max_new_tokens=10).token_ids, PROMPTS * 2))
+    assert found == expected * 2
+
+
+def test_a_prompt_is_fed_once_and_shared_by_its_beams(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load("gpt2")
+    with model._session() as session:
+        fed: list[int] = []
+        whole = type(session).step
+
+        def step(self: Any, tokens: Any, *rest: Any, **named: Any) -> Any:
+            fed.append(sum(np.size(t) for t in tokens))
+            return whole(self, tokens, *rest, **named)
+
+        monkeypatch.setattr(type(session), "step", step)
+    model.generate(PROMPTS, num_beams=4, max_new_tokens=5, eos_token_id=None)
+    assert fed == [sum(map(len, PROMPTS)), *[4 * len(PROMPTS)] * 4]

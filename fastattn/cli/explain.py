@@ -99,5 +99,6 @@ def _vector(values: Any) -> str:
     return f"{start}{more}  ({vector.size} numbers, length {np.linalg.norm(vector):.2f})"
 
 
-def _floats(values: Any) -> list[float]:
-    return [round(float(value), 6) for value in np.asarray(values).ravel()]
+def _floats(values: Any) -> list[float | None]:
+    """JSON has no word for minus infinity, the score of what a window leaves out: it becomes null."""
+    return [round(float(v), 6) if np.isfinite(v) else None for v in np.asarray(values).ravel()]
