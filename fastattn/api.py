@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastattn import _native
 from fastattn.attention_map import AttentionMap
@@ -20,6 +19,7 @@ from fastattn.decoding import GenerationOptions, generate, stream
 from fastattn.decoding.forced import forced
 from fastattn.errors import InputError, LoadError, OptionError
 from fastattn.generation import Candidate, Generation, Source, Step
+from fastattn.inputs import Input, TokenIds, as_list, batches, token_ids, unpadded
 from fastattn.packing import COMPUTE_TYPES, Progress, needed, packed_bytes
 from fastattn.runtime import (
     AttentionRecord,
@@ -41,9 +41,6 @@ if TYPE_CHECKING:
 BUNDLED = Path(__file__).parent / "bundled"
 BACKENDS = ("native", "reference")
 _POOLED = 4  # idle sessions a model keeps for the next call
-
-TokenIds = Sequence[int] | NDArray[np.integer[Any]]
-Input = str | TokenIds
 
 
 def bundled_models() -> list[str]:
@@ -202,7 +199,7 @@ class Model:
             encoded = encode(given, limit or None)
             ids = np.array(encoded.ids, np.int32)
             return Source(ids, codec.tokens(encoded.ids, target=False), list(encoded.unknown))
-        ids = _token_ids(given, "input")
+        ids = token_ids(given, "input")
         if limit and len(ids) > limit:
             raise InputError(f"the input is too long: {len(ids)} tokens found, the limit is {limit}")
         return Source(ids, self._labels(ids.tolist(), target=False), [])
@@ -218,7 +215,7 @@ class Model:
     def _target(self, given: Input, prompt: Input, source: Source) -> IntArray:
         """A target as ids: with its end token, or as it continues a prompt."""
         if not isinstance(given, str):
-            return _token_ids(given, "target")
+            return token_ids(given, "target")
         codec = self._codec("text")
         if not self._prompts_codec:
             return np.array(codec.encode_target(given), np.int32)
@@ -290,7 +287,7 @@ class Model:
         An input is what the encoder reads, or, for a decoder-only model, the prompt. Token ids are taken as they are (end
         token included). Outputs hold neither prompt nor end token. options: see `fastattn.decoding.GenerationOptions`, names and
         meanings of Hugging Face. return_attention: `.attention` of every hypothesis becomes an `AttentionMap`. batch_size:
-        inputs decoded together; results do not depend on it. Raises InputError for text or ids the model cannot take,
+        most inputs decoded together; results do not depend on it. Raises InputError for text or ids the model cannot take,
         OptionError for a bad option.
 
         >>> model = load("en-fr-bahdanau")
@@ -300,13 +297,10 @@ class Model:
         resolved = self._options(options)
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise OptionError(f"batch_size: found {batch_size!r}, expected an integer >= 1")
-        many, listed = _listed(inputs)
+        many, listed = as_list(inputs)
         sources = [self._source(given) for given in listed]
         results: list[Generation | None] = [None] * len(sources)
-        # inputs of similar length finish together
-        order = sorted(range(len(sources)), key=lambda i: len(sources[i].ids))
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
+        for chosen in batches([len(source.ids) for source in sources], batch_size):
             for i, result in zip(
                 chosen, self._generate([sources[i] for i in chosen], resolved, return_attention), strict=True
             ):
@@ -381,7 +375,7 @@ class Model:
         if inputs is None:
             inputs = np.arange(1, 33) % (self._architecture.source_vocabulary or self._architecture.vocabulary)
         resolved = self._options({"num_beams": 1, "max_new_tokens": 32, **options})
-        sources = [self._source(given) for given in _listed(inputs)[1]]
+        sources = [self._source(given) for given in as_list(inputs)[1]]
         prompts = self._prompts(sources, resolved)
         with self._session() as session:
             assert isinstance(session, NativeSession)
@@ -483,10 +477,10 @@ class Model:
         target. attention_mask: [batch, source] of 1 and, after them, 0 for padding in input_ids. Raises InputError for ids
         the model cannot take.
         """
-        _, listed = _listed(input_ids)
+        _, listed = as_list(input_ids)
         if attention_mask is not None:
-            listed = _unpadded(listed, attention_mask)
-        sources = [self._source(_token_ids(row, "input_ids")) for row in listed]
+            listed = unpadded(listed, attention_mask)
+        sources = [self._source(token_ids(row, "input_ids")) for row in listed]
         if not self._architecture.has_encoder:
             if decoder_input_ids is not None:
                 raise InputError(f"decoder_input_ids: {self.name} has no encoder, expected input_ids alone")
@@ -494,7 +488,7 @@ class Model:
         elif decoder_input_ids is None:
             targets = [self._start(self._options({}))] * len(sources)
         else:
-            targets = [_token_ids(row, "decoder_input_ids") for row in _listed(decoder_input_ids)[1]]
+            targets = [token_ids(row, "decoder_input_ids") for row in as_list(decoder_input_ids)[1]]
         if len(targets) != len(sources):
             raise InputError(f"decoder_input_ids: found {len(targets)} rows, expected {len(sources)} as in input_ids")
         if not sources:
@@ -514,8 +508,8 @@ class Model:
         the whole target. For a decoder-only model a target is what follows the prompt: a string's tokens are those that
         prompt and target together have behind those of the prompt, and no end token is added.
         """
-        many, listed = _listed(inputs)
-        _, wanted = _listed(targets)
+        many, listed = as_list(inputs)
+        _, wanted = as_list(targets)
         if len(wanted) != len(listed):
             raise InputError(f"targets: found {len(wanted)}, expected {len(listed)} as in inputs")
         if not listed:
@@ -556,7 +550,7 @@ class Model:
     def encode(self, inputs: Any) -> Any:
         """The last hidden states, of the encoder where there is one: float32 [source, C] for one input, a list of them for
         many."""
-        many, listed = _listed(inputs)
+        many, listed = as_list(inputs)
         states = [self._states(self._source(given).ids) for given in listed]
         return states if many else states[0]
 
@@ -571,7 +565,7 @@ class Model:
     def embed(self, texts: Any) -> FloatArray:
         """Sentence vectors: the mean of the last hidden states (see `encode`), scaled to length 1; float32 [C], or [texts, C]
         for many."""
-        many, listed = _listed(texts)
+        many, listed = as_list(texts)
         if not listed:
             return np.zeros((0, 0), np.float32)
         means = np.stack([state.mean(axis=0, dtype=np.float64) for state in self.encode(listed)])
@@ -593,41 +587,3 @@ def _stacked(result: StepResult, kind: str, rows: int, columns: int | None = Non
     """[layer, head, rows, columns] of one kind of attention, None where the model has none."""
     layers = [record.weights[:rows, :, :columns] for record in result.attention if record.kind == kind]
     return np.ascontiguousarray(np.stack(layers).transpose(0, 2, 1, 3)) if layers else None
-
-
-def _listed(inputs: Any) -> tuple[bool, list[Any]]:
-    """Whether many inputs were given, and they as a list: a string or a row of integers is one."""
-    if isinstance(inputs, str):
-        return False, [inputs]
-    if isinstance(inputs, np.ndarray):
-        return inputs.ndim != 1, list(inputs) if inputs.ndim != 1 else [inputs]
-    if not isinstance(inputs, Sequence) or isinstance(inputs, bytes):
-        raise InputError(f"inputs: found {type(inputs).__name__}, expected text, token ids or a list of them")
-    one = len(inputs) > 0 and all(isinstance(i, (int, np.integer)) for i in inputs)
-    return not one, [inputs] if one else list(inputs)
-
-
-def _token_ids(given: Any, what: str) -> IntArray:
-    try:
-        ids = np.asarray(given)
-    except ValueError:
-        raise InputError(f"{what}: expected a row of token ids, found rows of different lengths") from None
-    if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
-        found = type(given).__name__ if ids.dtype == object or ids.ndim == 0 else f"{ids.dtype} {list(ids.shape)}"
-        raise InputError(f"{what}: expected text or a row of token ids, found {found}")
-    if not ids.size:
-        raise InputError(f"{what}: expected at least one token id, found none")
-    if ids.min() < 0 or ids.max() > np.iinfo(np.int32).max:
-        raise InputError(f"{what}: token id {int(ids.min() if ids.min() < 0 else ids.max())} is outside the vocabulary")
-    return ids.astype(np.int32)
-
-
-def _unpadded(rows: Sequence[Any], attention_mask: Any) -> list[Any]:
-    mask = np.asarray(attention_mask)
-    if mask.ndim != 2 or len(mask) != len(rows):
-        raise InputError(f"attention_mask: found shape {list(mask.shape)}, expected one row per input ({len(rows)})")
-    lengths = mask.astype(bool).sum(axis=1)
-    for i, (row, length) in enumerate(zip(mask, lengths, strict=True)):
-        if len(row) != len(rows[i]) or not row[:length].all():
-            raise InputError(f"attention_mask: row {i} must be ones, then zeros, {len(rows[i])} in all")
-    return [row[:length] for row, length in zip(rows, lengths.tolist(), strict=True)]

@@ -294,7 +294,8 @@ DYNAMIC = {"rope_type": "dynamic", "factor": 2.0}
             {"head_dim": None, "num_attention_heads": 10, "num_key_value_heads": 1},
             "'num_attention_heads' is 10, expected a",
         ),
-        ({"head_dim": 7}, "'head_dim' is 7, expected an even number"),
+        ({"head_dim": 7}, "heads of 7 columns, expected an even number"),
+        ({"head_dim": 1 << 30}, "heads of 1073741824 columns, expected an even number up to 65536"),
         ({"head_dim": 16}, "misshapen: layers.0.self_attn.k_proj.weight is .16, 32. in .*, expected .32, 32."),
         ({"num_hidden_layers": 3}, "missing: layers.2.input_layernorm.weight"),
         ({"attention_bias": True}, "missing: layers.0.self_attn.k_proj.bias"),
@@ -471,3 +472,14 @@ def test_a_prompt_is_fed_once_and_shared_by_its_beams(monkeypatch: pytest.Monkey
         monkeypatch.setattr(type(session), "step", step)
     model.generate(PROMPTS, num_beams=4, max_new_tokens=5, eos_token_id=None)
     assert fed == [sum(map(len, PROMPTS)), *[4 * len(PROMPTS)] * 4]
+
+
+def test_long_prompts_are_taken_in_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastattn import inputs
+
+    model = load("qwen2")
+    expected = [(g.token_ids, g.score) for g in model.generate(PROMPTS, num_beams=2, max_new_tokens=6)]
+    assert [len(batch) for batch in inputs.batches([len(p) for p in PROMPTS], 32)] == [len(PROMPTS)]
+    monkeypatch.setattr(inputs, "TOGETHER", 30)
+    assert [len(batch) for batch in inputs.batches([len(p) for p in PROMPTS], 32)] == [6, 2, 1, 1]
+    assert [(g.token_ids, g.score) for g in model.generate(PROMPTS, num_beams=2, max_new_tokens=6)] == expected

@@ -20,13 +20,25 @@ CSRC = PACKAGE.parent / "csrc"
 GRAPH = {"graph", "ops"}
 MODELS = GRAPH | {"nn", "models"}
 RUNTIME = MODELS | {"runtime", "packing", "passes", "_native", "isa", "reference"}
-API = RUNTIME | {"decoding", "loaders", "text", "weights", "attention_map", "generation", "roofline", "profile", "api"}
+API = RUNTIME | {
+    "decoding",
+    "loaders",
+    "text",
+    "weights",
+    "attention_map",
+    "generation",
+    "inputs",
+    "roofline",
+    "profile",
+    "api",
+}
 API |= {"container", "assembly", "conversion"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": API | {"fastattn"},
     "fastattn": API | {"_load"},
     "api": API | {"fastattn"},
+    "inputs": set(),
     "generation": RUNTIME | {"decoding", "attention_map"},
     "decoding": RUNTIME,
     "runtime": RUNTIME,

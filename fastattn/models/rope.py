@@ -19,6 +19,7 @@ from fastattn.errors import LoadError
 from fastattn.models.architecture import Fields
 
 FloatArray = NDArray[np.float32]
+LARGEST = 1 << 16  # columns of a head; beyond, a damaged file would take memory before its tensors are looked at
 Scaled = tuple[FloatArray, float]
 
 
@@ -34,8 +35,10 @@ def read_rope(config: Mapping[str, Any], size: int, positions: int) -> Scaled:
     for place in (config, scaling):
         if Fields(place).number("partial_rotary_factor", 1.0) != 1:
             raise LoadError("config.json: 'partial_rotary_factor' is not 1: heads that turn in part are not supported")
-    if size % 2:
-        raise LoadError(f"config.json: 'head_dim' is {size}, expected an even number: its columns turn in pairs")
+    if size % 2 or size > LARGEST:
+        raise LoadError(
+            f"config.json: heads of {size} columns, expected an even number up to {LARGEST}: they turn in pairs"
+        )
     kind = scaling.get("type", scaling.get("rope_type"))
     if kind not in _KINDS:
         raise LoadError(
