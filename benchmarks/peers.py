@@ -178,6 +178,8 @@ def summary(results: dict[str, Any], entry: dict[str, Any]) -> list[str]:
             text += f"  limit {page.limit_cell(results, entry, name):14}"
             text += "  ".join(f"{column} {ratio}" for column, ratio in found.items() if ratio)
         lines.append(text)
+    bad, all_turns = ratios.disturbed([entry])
+    lines += [f"  {bad} of {all_turns} turns were disturbed by other programs"] if bad else []
     return lines + [f"  {name}: {fault}" for name, fault in entry["faults"].items()]
 
 

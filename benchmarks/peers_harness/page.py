@@ -48,7 +48,9 @@ def _lines(results: dict[str, Any], extra: list[str], plots: list[tuple[str, str
     threads = results["threads"]
     read = limits.bandwidth(results, threads) / 1e9
     yield from ("## Against the peers", "")
-    yield METHOD.format(threads=threads, s="s" * (threads > 1), read=read, noise="12 %")
+    yield METHOD.format(threads=threads, s="s" * (threads > 1), read=read, noise=f"{100 * ratios.DISTURBED:.0f} %")
+    yield ""
+    yield "{} of {} turns were disturbed so.".format(*ratios.disturbed(list(results["cases"].values())))
     yield ""
     yield from (f"* {name}: {value}" for name, value in results["machine"].items())
     yield from (f"* {line}" for line in peers(results))

@@ -10,6 +10,7 @@ from peers_harness import limits
 from peers_harness.cases import Case, Participant
 
 Entry = dict[str, Any]
+DISTURBED = 0.12  # share of the processors that other programs took during a turn
 QUIET = 0.3  # turns with more noise than this do not count where there are three quieter ones
 
 
@@ -56,6 +57,12 @@ def ratio(entry: Entry, ours: str, peer: str) -> Ratio | None:
         return None
     low, _, high = statistics.quantiles(found, n=4, method="inclusive") if len(found) > 1 else (found[0],) * 3
     return Ratio(statistics.median(found), low, high, len(found))
+
+
+def disturbed(entries: list[Entry]) -> tuple[int, int]:
+    """How many of the turns that count had other programs on the processors, and of how many."""
+    noises = [turn[2] for entry in entries for name in participants(entry) for turn in turns(entry, name)]
+    return sum(noise > DISTURBED for noise in noises), len(noises)
 
 
 def tokens_per_second(entry: Entry, name: str) -> float | None:

@@ -8,9 +8,10 @@ from typing import Any
 
 from peers_harness.cases import OURS, Case, Participant
 from peers_harness.pool import TICKS, Engine, Fault, Pool
+from peers_harness.ratios import DISTURBED
 
-NOISE = 0.12  # share of the processors other processes may take during a turn before it is repeated
 SCORED = {"batch": 2, "context": 16, "length": 16}  # what the errors are taken from
+ENOUGH = 1.5  # seconds: whose turns are shorter takes part in three rounds whatever its share
 Turn = list[Any]  # seconds of the call, seconds of the same with one token or None, noise
 
 
@@ -73,14 +74,14 @@ class Runner:
                     continue
                 before = time.monotonic()
                 try:
-                    turns[participant.name] = self._turn(case, engine, number, entry, participant.name)
+                    turns[participant.name] = turn = self._turn(case, engine, number, entry, participant.name)
                 except Fault as fault:
                     entry["faults"][participant.name] = str(fault)
                     if not engine.alive:
                         self.pool.drop(key, str(fault))
                     spent[participant] = float("inf")  # not in this case again
                     continue
-                spent[participant] += time.monotonic() - before
+                spent[participant] += turn[0] + (turn[1] or 0.0)
             if turns:
                 found.append(turns)
             if time.monotonic() - begin > seconds or self.left() <= 0 or len(turns) <= 1 < number:
@@ -106,7 +107,7 @@ class Runner:
             noise = max(0.0, (busy_seconds() - busy) - (engine.cpu_seconds() - own)) / (passed * self.cpus)
             if not best or noise < best[2]:
                 best = [answer["seconds"], first, round(noise, 3)]
-            if noise <= NOISE or passed > 8:
+            if noise <= DISTURBED or passed > 8:
                 break
             self._calm(engine)
         entry["ids"].setdefault(name, answer["ids"][:4])
@@ -119,7 +120,7 @@ class Runner:
             busy, begin = busy_seconds(), time.monotonic()
             time.sleep(0.04)
             passed = time.monotonic() - begin
-            if busy_seconds() - busy <= NOISE * passed * self.cpus + 1 / TICKS:
+            if busy_seconds() - busy <= DISTURBED * passed * self.cpus + 1 / TICKS:
                 return
             self.patience -= passed
 
