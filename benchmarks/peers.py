@@ -14,6 +14,7 @@ import argparse
 import importlib
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import os
 import sys
@@ -135,17 +136,21 @@ def run(options: argparse.Namespace, results: dict[str, Any]) -> None:
     begin = time.monotonic()
     runner = Runner(pool, results, begin + 60 * options.minutes, cpus())
     try:
-        for case in order(listed):
-            who = missing(results, case, wanted, options.again)
-            if not who or runner.left() <= 0:
+        for block in blocks(listed):
+            work = {case: who for case in block if (who := missing(results, case, wanted, options.again))}
+            if not work or runner.left() <= 0:
                 continue
             pool.quiet()
             measure_limits(options, results)  # every time: what is the machine's best shows only now and then
-            if options.again:
+            for case in work if options.again else ():
                 results["cases"].pop(case.label, None)
-            entry = runner.measure(case, who, options.seconds, options.rounds)
-            print(f"\n{case.label}  ({(time.monotonic() - begin) / 60:.1f} min)")
-            print("\n".join(summary(results, entry)), flush=True)
+
+            def done(case: Case) -> None:
+                print(f"\n{case.label}  ({(time.monotonic() - begin) / 60:.1f} min)")
+                print("\n".join(summary(results, results["cases"][case.label])), flush=True)
+                save(options, results)
+
+            runner.measure(work, options.seconds, options.rounds, done)
             save(options, results)
         if not options.quick and not options.case:
             slopes(options, runner, wanted)
@@ -154,10 +159,11 @@ def run(options: argparse.Namespace, results: dict[str, Any]) -> None:
         pool.close()
 
 
-def order(listed: list[Case]) -> list[Case]:
-    """By priority, and within one model after the other, as loading takes time."""
+def blocks(listed: list[Case]) -> list[list[Case]]:
+    """Cases of one model and priority, the most wanted first: what is measured without loading anything anew."""
     names = list(models.SHAPES)
-    return sorted(listed, key=lambda c: (c.priority, names.index(c.model)))
+    ordered = sorted(listed, key=lambda c: (c.priority, names.index(c.model)))
+    return [list(group) for _, group in itertools.groupby(ordered, key=lambda c: (c.priority, c.model))]
 
 
 def slopes(options: argparse.Namespace, runner: Runner, wanted: list[Participant]) -> None:
@@ -187,7 +193,7 @@ def prepare(options: argparse.Namespace) -> None:
     """Every model in every form, so that a run with a budget only measures."""
     listed, wanted = chosen(options)
     pool = Pool(options.models, options.threads)
-    for model in dict.fromkeys(case.model for case in order(listed)):
+    for model in dict.fromkeys(case.model for case in listed):
         for participant in wanted:
             pool.prepare(model, participant, timeout=900.0)
     for (model, participant), fault in pool.faults.items():

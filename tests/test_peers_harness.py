@@ -65,8 +65,10 @@ def empty() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def measured(made: pool.Pool, results: dict[str, Any], seconds: float = 5.0) -> dict[str, Any]:
-    return runner.Runner(made, results, time.monotonic() + 60, 2).measure(CASE, [OURS, THEIRS], seconds, rounds=4)
+def measured(made: pool.Pool, results: dict[str, Any], seconds: float = 0.5) -> dict[str, Any]:
+    player = runner.Runner(made, results, time.monotonic() + 60, 2)
+    player.measure({CASE: [OURS, THEIRS]}, seconds, rounds=4, done=lambda case: None)
+    return player.entry(CASE)
 
 
 def test_turns_give_ratios_rates_and_errors(seated: pool.Pool) -> None:

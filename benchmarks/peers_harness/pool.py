@@ -115,6 +115,7 @@ class Pool:
         self.engines: dict[tuple[str, Participant], Engine] = {}
         self.loaded: dict[tuple[str, Participant], dict[str, Any]] = {}
         self.faults: dict[tuple[str, Participant], str] = {}
+        self.deaths: dict[tuple[str, Participant], int] = {}
 
     def need(self, model: str, participant: Participant) -> float:
         """Bytes a worker is expected to hold at its highest."""
@@ -214,9 +215,12 @@ class Pool:
             time.sleep(0.01)
 
     def drop(self, key: tuple[str, Participant], fault: str) -> None:
+        """After an engine has gone: it is started again when next wanted, but not a third time."""
         if key in self.engines:
             self.engines.pop(key).stop()
-        self.faults[key] = fault
+        self.deaths[key] = self.deaths.get(key, 0) + 1
+        if self.deaths[key] > 1:
+            self.faults[key] = fault
 
     def close(self) -> None:
         for engine in self.engines.values():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from peers_harness.cases import OURS, Case, Participant
+from peers_harness.cases import OURS, PARTICIPANTS, Case, Participant
 from peers_harness.pool import TICKS, Engine, Fault, Pool
 from peers_harness.ratios import DISTURBED
 
@@ -35,24 +36,44 @@ class Runner:
     def left(self) -> float:
         return self.end - time.monotonic()
 
-    def measure(self, case: Case, wanted: list[Participant], seconds: float, rounds: int) -> dict[str, Any]:
-        """One case with everybody wanted; about so many seconds per sitting. What was measured before stays."""
-        entry = self.results["cases"].setdefault(
-            case.label, {"case": case.as_dict(), "sittings": [], "faults": {}, "ids": {}}
-        )
-        ours = [p for p in wanted if p.engine == OURS]
-        for table in self.pool.sittings(case.model, wanted, ours):
+    def measure(
+        self, block: dict[Case, list[Participant]], seconds: float, rounds: int, done: Callable[[Case], None]
+    ) -> None:
+        """Cases of one model, each with those wanted in it; about so many seconds per case and sitting.
+
+        Who sits together stays loaded for all the cases. done: called after each case of each sitting. What was measured
+        before stays.
+        """
+        model = next(iter(block)).model
+        everybody = [p for p in PARTICIPANTS if any(p in wanted for wanted in block.values())]
+        for table in self.pool.sittings(model, everybody, [p for p in everybody if p.engine == OURS]):
             if self.left() <= 0:
                 break
-            engines = self.pool.seat(case.model, table)
-            self._describe(case.model, engines)
-            sitting = self._sitting(case, engines, seconds, rounds, entry)
-            if sitting:
-                entry["sittings"].append(sitting)
-            self._memory(case.model, engines)
-        faults = {p.name: self.pool.faults[case.model, p] for p in wanted if (case.model, p) in self.pool.faults}
-        entry["faults"].update(faults)
-        return dict(entry)
+            engines = self.pool.seat(model, table)
+            self._describe(model, engines)
+            for case, wanted in block.items():
+                if self.left() <= 0:
+                    break
+                entry = self.entry(case)
+                seated = {p: e for p, e in engines.items() if p in wanted and self.pool.engines.get((model, p)) is e}
+                if any(p.engine != OURS for p in seated) or not any(p.engine != OURS for p in table):
+                    sitting = self._sitting(case, seated, seconds, rounds, entry)
+                    entry["sittings"] += [sitting] if sitting else []
+                faults = {
+                    p.name: self.pool.faults[model, p] for p in table if p in wanted and (model, p) in self.pool.faults
+                }
+                entry["faults"].update(faults)
+                self._memory(model, engines)
+                done(case)
+        for case, wanted in block.items():
+            faults = {p.name: self.pool.faults[model, p] for p in wanted if (model, p) in self.pool.faults}
+            self.entry(case)["faults"].update(faults)
+
+    def entry(self, case: Case) -> dict[str, Any]:
+        """The results of a case, begun where there are none."""
+        blank: dict[str, Any] = {"case": case.as_dict(), "sittings": [], "faults": {}, "ids": {}}
+        found: dict[str, Any] = self.results["cases"].setdefault(case.label, blank)
+        return found
 
     def _sitting(
         self, case: Case, engines: dict[Participant, Engine], seconds: float, rounds: int, entry: dict[str, Any]
@@ -61,30 +82,28 @@ class Runner:
         self.patience = seconds
         spent: dict[Participant, float] = dict.fromkeys(engines, 0.0)
         found: list[dict[str, Turn]] = []
-        begin = time.monotonic()
         share = max(seconds / max(len(engines), 1) * 1.5, 0.5)
         for number in range(rounds):
             turns: dict[str, Turn] = {}
             for participant, engine in engines.items():
                 key = (case.model, participant)
                 last = spent[participant] / max(number, 1)
-                if key in self.pool.faults or (
-                    number and spent[participant] + last > share and participant.engine != OURS
-                ):
+                slow = spent[participant] + last > share and (number > 2 or last > ENOUGH)
+                if key in self.pool.faults or not engine.alive or (number and slow and participant.engine != OURS):
                     continue
-                before = time.monotonic()
                 try:
                     turns[participant.name] = turn = self._turn(case, engine, number, entry, participant.name)
                 except Fault as fault:
                     entry["faults"][participant.name] = str(fault)
                     if not engine.alive:
-                        self.pool.drop(key, str(fault))
+                        self.pool.drop(key, str(fault))  # it may try again in another case, once
                     spent[participant] = float("inf")  # not in this case again
                     continue
                 spent[participant] += turn[0] + (turn[1] or 0.0)
             if turns:
                 found.append(turns)
-            if time.monotonic() - begin > seconds or self.left() <= 0 or len(turns) <= 1 < number:
+            measured = sum(time_ for time_ in spent.values() if time_ < float("inf"))  # waiting does not count
+            if measured > seconds or self.left() <= 0 or len(turns) <= 1 < number:
                 break
         return found
 
