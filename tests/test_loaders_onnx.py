@@ -294,6 +294,33 @@ def test_a_bias_names_a_weight_without_a_path(tmp_path: Path) -> None:
     np.testing.assert_array_equal(checkpoint.tensors["m.fc.weight"], VALUES.T)
 
 
+@pytest.mark.parametrize(
+    ("path", "shape", "output", "name"),
+    [
+        ("/", (1, 3), "y", "final_logits_bias"),
+        ("/m/", (1, 3), "y", "m.final_logits_bias"),  # the model inside another module
+        ("/", (1, 1), "y", ""),  # of another width
+        ("/", (1, 3), "inner", ""),  # not the logits
+    ],
+)
+def test_a_nameless_bias_of_the_logits_is_known_by_its_place(
+    tmp_path: Path, path: str, shape: tuple[int, int], output: str, name: str
+) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "onnx::MatMul_1"], ["h"], f"{path}lm_head/MatMul"),
+        helper.make_node("Add", ["h", "onnx::Add_2"], [output], f"{path}Add"),
+    ]
+    bias = np.arange(shape[1], dtype=np.float32).reshape(shape)
+    arrays = [
+        numpy_helper.from_array(VALUES.astype(np.float32), "onnx::MatMul_1"),
+        numpy_helper.from_array(bias, "onnx::Add_2"),
+    ]
+    tensors = open_checkpoint(save(tmp_path, nodes, arrays)).tensors
+    assert {n for n in tensors if "bias" in n} == ({name} if name else set())
+    if name:
+        np.testing.assert_array_equal(tensors[name], bias)
+
+
 def gru(tmp_path: Path, op: str = "GRU", hidden: int = 2, bad: str = "", **attributes: object) -> Path:
     gates = {"GRU": 3, "LSTM": 4}[op]
     dims = {"W": (1, gates * hidden, 5), "R": (1, gates * hidden, hidden), "B": (1, 2 * gates * hidden)}

@@ -221,7 +221,9 @@ class _Walk:
                 for source in constant.sources:
                     source.weight_like = True
                 note = f"{self._sources(constant)} added to the logits by {node.name or node.op}"
-                self._claim("final_logits_bias", constant, constant.array, DERIVED, note)
+                module = module_of(node)  # where the model is wrapped in another
+                prefix = f"{module.path}." if module and module.path else ""
+                self._claim(f"{prefix}final_logits_bias", constant, constant.array, DERIVED, note)
 
     def _is_own(self, source: Source) -> bool:
         return any(source in claim.sources for claim in self.claims.get(own_name(source.name), []))

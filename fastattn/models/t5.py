@@ -97,9 +97,8 @@ def _feed_forward(f: Fields, config: Mapping[str, Any]) -> tuple[str, bool]:
         name = "gelu_new"
     if config.get("dense_act_fn") is not None:
         name = f.choice("dense_act_fn", tuple(ACTIVATIONS))
-    return ACTIVATIONS[name], f.flag("is_gated_act", bool(gate)) if config.get("is_gated_act") is not None else bool(
-        gate
-    )
+    gated = f.flag("is_gated_act", False) if config.get("is_gated_act") is not None else bool(gate)
+    return ACTIVATIONS[name], gated
 
 
 class Attention(Module):
