@@ -22,6 +22,7 @@ from fastattn.generation import Candidate, Generation, Source, Step
 from fastattn.inputs import Input, TokenIds, as_list, batches, token_ids, unpadded
 from fastattn.packing import COMPUTE_TYPES, Progress, needed, packed_bytes
 from fastattn.runtime import (
+    CACHE_TYPES,
     AttentionRecord,
     FloatArray,
     IntArray,
@@ -52,6 +53,7 @@ def load(
     path: str | os.PathLike[str],
     *,
     compute_type: str | None = None,
+    cache_type: str = "float32",
     num_threads: int | None = None,
     backend: str = "native",
     progress: Progress | None = None,
@@ -59,9 +61,11 @@ def load(
     """Loads a model: a directory or file in a supported format, or the name of a bundled model.
 
     compute_type: "float32" (the default), "bfloat16", "int8" or "int4": how matrices are kept, see docs/accuracy.md; a
-    converted model has its own. num_threads: threads of one call, default `get_num_threads()`. backend: "native", or
-    "reference", plain NumPy. progress: called while weights are packed with how many parameters are done and how many there
-    are. Raises LoadError naming the file or tensor at fault, OptionError for a bad option.
+    converted model has its own. cache_type: "float32", "bfloat16" or "int8" (a scale for each token and head): how keys and
+    values are kept while generating, those of the encoded input too. num_threads: threads of one call, default
+    `get_num_threads()`. backend: "native", or "reference", plain NumPy. progress: called while weights are packed with how
+    many parameters are done and how many there are. Raises LoadError naming the file or tensor at fault, OptionError for a
+    bad option.
 
     >>> load("en-fr-bahdanau").generate("I am eating an apple").text
     'je mange une pomme'
@@ -69,12 +73,15 @@ def load(
     check_choice("backend", backend, BACKENDS)
     if compute_type is not None:
         check_choice("compute_type", compute_type, COMPUTE_TYPES)
+    check_choice("cache_type", cache_type, CACHE_TYPES)
     if num_threads is not None:
         check_threads(num_threads)
     from fastattn.loaders import open_checkpoint
 
     folder = find_model(path)
-    return Model(open_checkpoint(folder), folder.name or str(path), num_threads, backend, compute_type, progress)
+    return Model(
+        open_checkpoint(folder), folder.name or str(path), num_threads, backend, compute_type, progress, cache_type
+    )
 
 
 def find_model(path: str | os.PathLike[str]) -> Path:
@@ -105,9 +112,9 @@ def check_threads(num_threads: int) -> int:
 class Model:
     """A loaded model. Safe to use from many threads at once: each call works in a session of its own.
 
-    Attributes: name, family, compute_type, config (config.json), checkpoint (where the tensors came from), num_parameters,
-    weight_bytes (all weights as they lie in memory), tokenizer (None if the model's folder has none: it then takes and gives
-    token ids).
+    Attributes: name, family, compute_type, cache_type, config (config.json), checkpoint (where the tensors came from),
+    num_parameters, weight_bytes (all weights as they lie in memory), tokenizer (None if the model's folder has none: it then
+    takes and gives token ids).
     """
 
     def __init__(
@@ -118,6 +125,7 @@ class Model:
         backend: str,
         compute_type: str | None = None,
         progress: Progress | None = None,
+        cache_type: str = "float32",
     ) -> None:
         from fastattn.assembly import assemble
         from fastattn.text import load_prompt_tokenizer, load_tokenizer
@@ -125,7 +133,7 @@ class Model:
         self.name, self.checkpoint, self.backend = name, checkpoint, backend
         self.config: Mapping[str, Any] = checkpoint.config
         assembly = assemble(checkpoint)
-        self.compute_type = assembly.compute_type(compute_type)
+        self.compute_type, self.cache_type = assembly.compute_type(compute_type), cache_type
         self._architecture = architecture = assembly.architecture
         self.family, self.num_parameters = architecture.family, assembly.parameters
         self._prompts_codec: PromptCodec | None = None
@@ -157,9 +165,11 @@ class Model:
 
             arrays = assembly.arrays(self.compute_type)
             self.weight_bytes = sum(array.nbytes for array in arrays.values())
-            return lambda threads: ReferenceSession(graphs, arrays, result=StepResult, record=AttentionRecord)
+            return lambda threads: ReferenceSession(
+                graphs, arrays, cache_type=self.cache_type, result=StepResult, record=AttentionRecord
+            )
         store = assembly.store(self.compute_type, self.num_threads, progress)
-        programs = NativePrograms(graphs, store, self.num_threads)
+        programs = NativePrograms(graphs, store, self.num_threads, self.cache_type)
         assembly.release()
         self.weight_bytes = store.nbytes
         return lambda threads: NativeSession(programs, num_threads=threads)

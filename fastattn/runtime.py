@@ -120,15 +120,24 @@ class Session(Protocol):
 _DROPPED = ("name", "width", "keys", "values", "keys_width", "values_width", "score", "kind")
 
 
+CACHE_TYPES = ("float32", "bfloat16", "int8")
+
+
 class NativePrograms:
     """A model's graphs and packed weights in the C++ engine: immutable, shared by all its sessions.
 
     graphs: "decoder", and "encoder" where there is one. weights: a store, or arrays by tensor name to be packed as float32.
+    cache_type: what sessions keep keys and values in, of CACHE_TYPES.
     """
 
     def __init__(
-        self, graphs: Mapping[str, Graph], weights: Mapping[str, AnyArray] | WeightStore, num_threads: int
+        self,
+        graphs: Mapping[str, Graph],
+        weights: Mapping[str, AnyArray] | WeightStore,
+        num_threads: int,
+        cache_type: str = "float32",
     ) -> None:
+        self.cache_type = cache_type
         check_kept(list(graphs.values()))
         self.graphs = {name: optimise(graphs[name]) for name in ("encoder", "decoder") if name in graphs}
         self.num_threads = num_threads
@@ -193,15 +202,18 @@ class NativeSession:
         graphs: Mapping[str, Graph] | NativePrograms,
         weights: Mapping[str, FloatArray] | None = None,
         num_threads: int | None = None,
+        cache_type: str = "float32",
     ) -> None:
         if isinstance(graphs, NativePrograms):
             programs = graphs
         else:
-            programs = NativePrograms(graphs, weights or {}, num_threads or _native.get_num_threads())
+            programs = NativePrograms(graphs, weights or {}, num_threads or _native.get_num_threads(), cache_type)
         self.capture = False
         self.batch = 0
         self._programs = programs
-        self._native = _native.Session(programs.encoder, programs.decoder, num_threads or programs.num_threads)
+        self._native = _native.Session(
+            programs.encoder, programs.decoder, num_threads or programs.num_threads, programs.cache_type
+        )
         self._ones = np.ones(1, np.int64)
 
     def start(self, batch: int) -> None:

@@ -45,6 +45,7 @@ class Case:
     sequential: bool = False
     encode: Callable[[Maker], None] | None = None  # records an encoder graph before
     sizes: tuple[int, ...] = SIZES
+    cache_type: str = "float32"
 
 
 @dataclass
@@ -83,7 +84,7 @@ def build(case: Case, size: int, seed: int) -> Toy:
             case.encode(maker)
     with g.tracing("decoder", sequential=case.sequential) as (graphs["decoder"], maker.ids):
         case.build(maker)
-    return Toy(graphs, maker.weights, case.sequential)
+    return Toy(graphs, maker.weights, case.sequential, case.cache_type)
 
 
 def run(backend: Backend, toy: Toy, counts: list[int], steps: int = 2) -> list[dict[str, np.ndarray]]:
@@ -216,7 +217,7 @@ def pair_case(op: str) -> Case:
     return Case(lambda m: m.out(*g.apply(op, [m.table(m.size), m.table(m.size)])), rounding(1))
 
 
-def self_attention(heads: int, kv_heads: int, slopes: bool = False, **attrs: Any) -> Case:
+def self_attention(heads: int, kv_heads: int, slopes: bool = False, cache_type: str = "float32", **attrs: Any) -> Case:
     def build(m: Maker) -> None:
         value = m.size + 2  # values may be wider than keys
         q, k, v = m.table(heads * m.size), m.table(kv_heads * m.size), m.table(kv_heads * value)
@@ -235,10 +236,10 @@ def self_attention(heads: int, kv_heads: int, slopes: bool = False, **attrs: Any
         bias = peak(weights["w3"]) * (keys if slopes else 1) if len(weights) > 3 else 0.0
         return attention_bound(q, k, v, head, head**-0.5, keys, float(attrs.get("softcap", 0)), bias)
 
-    return Case(build, bound)
+    return Case(build, bound, cache_type=cache_type)
 
 
-def cross_case() -> Case:
+def cross_case(cache_type: str = "float32") -> Case:
     def encode(m: Maker) -> None:
         g.apply("memory_write", [m.table(2 * m.size), m.table(2 * (m.size + 2))], layer=0, kv_heads=2)
 
@@ -251,7 +252,7 @@ def cross_case() -> Case:
         head = weights["w2"].shape[1] // 4
         return attention_bound(q, k, v, head, head**-0.5, max(MANY))
 
-    return Case(build, bound, encode=encode)
+    return Case(build, bound, encode=encode, cache_type=cache_type)
 
 
 def recurrent_params(m: Maker, gates: int, bias: bool) -> dict[str, nn.Parameter]:
@@ -408,9 +409,12 @@ CASES: dict[str, dict[str, Case]] = {
         "buckets, window": self_attention(2, 2, buckets=7, max_distance=9, window_left=11, window_right=3),
         "slopes": self_attention(4, 2, slopes=True, causal=1, cache=0, softcap=3.0),
         "slopes both ways": self_attention(2, 1, slopes=True),
+        "bfloat16": self_attention(4, 2, cache_type="bfloat16", causal=1, cache=0),
+        "int8": self_attention(4, 2, cache_type="int8", causal=1, cache=0),
+        "int8, window": self_attention(2, 2, cache_type="int8", causal=1, cache=0, window_left=4),
     },
     "memory_write": {"": cross_case()},
-    "cross_attention": {"": cross_case()},
+    "cross_attention": {"": cross_case(), "bfloat16": cross_case("bfloat16"), "int8": cross_case("int8")},
     "gru_sequence": {"forward": sequence_case("gru_sequence", 3, 0), "reverse": sequence_case("gru_sequence", 3, 1)},
     "lstm_sequence": {"forward": sequence_case("lstm_sequence", 4, 0), "reverse": sequence_case("lstm_sequence", 4, 1)},
     "gru_cell": {"bias": cell_case("gru_cell", 3, True), "plain": cell_case("gru_cell", 3, False)},

@@ -19,7 +19,7 @@ from fastattn.errors import InputError
 from fastattn.runtime import Select
 
 BACKENDS = backends()
-CACHING = ["transformer", "grouped", "decoder-only", "wide", "buckets", "slopes"]
+CACHING = ["transformer", "grouped", "decoder-only", "wide", "buckets", "slopes", "bfloat16 cache", "int8 cache"]
 LOGITS = Select(logits=True)
 NO_IDS = np.zeros(0, np.int32)
 

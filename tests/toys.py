@@ -28,6 +28,7 @@ class Toy:
     graphs: Graphs
     weights: Weights
     sequential: bool = False
+    cache_type: str = "float32"
 
     @property
     def has_encoder(self) -> bool:
@@ -156,10 +157,10 @@ class Transformer(nn.Module):
         return graphs
 
 
-def transformer(seed: int = 0, **sizes: Any) -> Toy:
+def transformer(seed: int = 0, cache_type: str = "float32", **sizes: Any) -> Toy:
     model = Transformer(Shape(**sizes))
     shapes = model.finalise()
-    return Toy(model(), random_weights(shapes, seed))
+    return Toy(model(), random_weights(shapes, seed), cache_type=cache_type)
 
 
 def llama(seed: int, **changes: Any) -> Toy:
@@ -235,6 +236,8 @@ TOYS: dict[str, Callable[[], Toy]] = {
     "slopes": lambda: transformer(8, memory=False, heads=4, head=8, kv_heads=4, slopes=True, window=150),
     "llama": lambda: llama(7),
     "mistral": lambda: llama(8, model_type="mistral", sliding_window=5),
+    "bfloat16 cache": lambda: transformer(9, "bfloat16", heads=4, kv_heads=2, head=7, slopes=True),
+    "int8 cache": lambda: transformer(10, "int8", heads=4, kv_heads=2, head=20),
     "gru": lambda: translator("gru", 3),
     "lstm": lambda: translator("lstm", 4, score="dot"),
     # large enough that the engine gives their steps to several threads
@@ -258,8 +261,9 @@ class Backend:
 
     def session(self, toy: Toy) -> Any:
         if not self.exact:
-            return ReferenceSession(toy.graphs, toy.weights, self.dtype, result=StepResult, record=AttentionRecord)
-        return NativeSession(toy.graphs, toy.weights, num_threads=self.threads)
+            made = {"cache_type": toy.cache_type, "result": StepResult, "record": AttentionRecord}
+            return ReferenceSession(toy.graphs, toy.weights, self.dtype, **made)
+        return NativeSession(toy.graphs, toy.weights, num_threads=self.threads, cache_type=toy.cache_type)
 
     def active(self) -> AbstractContextManager[Any]:
         if not self.exact:

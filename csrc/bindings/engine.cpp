@@ -292,10 +292,13 @@ void bind_engine(py::module_& m) {
       .def_readonly("vocabulary", &Program::vocabulary);
 
   py::class_<Session>(m, "Session", "Sequences in flight; see fastattn.runtime.Session.")
-      .def(py::init([](std::shared_ptr<Program> encoder, std::shared_ptr<Program> decoder, int num_threads) {
-             return std::make_unique<Session>(std::move(encoder), std::move(decoder), num_threads);
+      .def(py::init([](std::shared_ptr<Program> encoder, std::shared_ptr<Program> decoder, int num_threads,
+                       const std::string& cache_type) {
+             const DType type = type_named(cache_type);
+             if (type == DType::int4) throw std::invalid_argument("cache_type is float32, bfloat16 or int8, not int4");
+             return std::make_unique<Session>(std::move(encoder), std::move(decoder), num_threads, type);
            }),
-           py::arg("encoder").none(true), py::arg("decoder"), py::arg("num_threads"))
+           py::arg("encoder").none(true), py::arg("decoder"), py::arg("num_threads"), py::arg("cache_type") = "float32")
       .def("start", &Session::start, py::arg("batch"))
       .def("encode", &encode, py::arg("ids"), py::arg("lengths"), py::arg("capture"))
       .def("step", &step, py::arg("ids"), py::arg("lengths"), py::arg("k"), py::arg("log_probs"), py::arg("penalty"),

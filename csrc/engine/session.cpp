@@ -22,11 +22,12 @@ std::vector<PagedLayer> layers_of(const std::map<int64_t, PagedLayer>& by_index,
 
 }  // namespace
 
-Session::Session(std::shared_ptr<const Program> encoder, std::shared_ptr<const Program> decoder, int num_threads)
+Session::Session(std::shared_ptr<const Program> encoder, std::shared_ptr<const Program> decoder, int num_threads,
+                 DType cache_type)
     : encoder_(std::move(encoder)), decoder_(std::move(decoder)), num_threads_(std::max(1, num_threads)) {
-  state_.cache.set_layers(layers_of(decoder_->cache_layers, "cache"));
+  state_.cache.set_layers(layers_of(decoder_->cache_layers, "cache"), cache_type);
   if (encoder_) {
-    state_.memory_pages.set_layers(layers_of(encoder_->memory_layers, "memory"));
+    state_.memory_pages.set_layers(layers_of(encoder_->memory_layers, "memory"), cache_type);
     state_.row_widths = encoder_->memory_row_widths;
     state_.state_widths = encoder_->state_widths;
   }
@@ -167,11 +168,10 @@ void Session::reserve_pages() {
 }
 
 void Session::copy_pages(const Team& team) {
-  const int64_t floats = state_.cache.page_floats();
-  const Range mine = team.split(floats / 16);
+  const Range mine = team.split(state_.cache.page_bytes() / 64);
   for (const auto& [from, to] : copies_)
-    std::memcpy(state_.cache.data(to) + mine.begin * 16, state_.cache.data(from) + mine.begin * 16,
-                static_cast<size_t>(mine.end - mine.begin) * 16 * sizeof(float));
+    std::memcpy(state_.cache.data(to) + mine.begin * 64, state_.cache.data(from) + mine.begin * 64,
+                static_cast<size_t>(mine.end - mine.begin) * 64);
 }
 
 void Session::prepare_results(const Program& program, const Select& select) {

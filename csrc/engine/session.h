@@ -13,8 +13,10 @@ namespace fastattn {
 
 class Session {
  public:
-  // encoder may be null. num_threads is the most a step may use.
-  Session(std::shared_ptr<const Program> encoder, std::shared_ptr<const Program> decoder, int num_threads);
+  // encoder may be null. num_threads is the most a step may use; cache_type: of cached keys
+  // and values, and of the memory's.
+  Session(std::shared_ptr<const Program> encoder, std::shared_ptr<const Program> decoder, int num_threads,
+          DType cache_type = DType::float32);
 
   // Starts a batch of `batch` sequences at position 0, forgetting the ones before.
   void start(int64_t batch);

@@ -48,8 +48,8 @@ struct Destination {
 // ---- tiles ---------------------------------------------------------------------------------------------------------
 
 // U steps of the product below.
-template <int U, int LR, int LK, int R, int V>
-INLINE void multiply_steps(Vf (&acc)[R][V], const float* a, const float* const (&b)[V], int64_t offset, int64_t step) {
+template <int U, int LR, int LK, int R, int V, class T>
+INLINE void multiply_steps(Vf (&acc)[R][V], const float* a, const T* const (&b)[V], int64_t offset, int64_t step) {
 #pragma GCC unroll 16
   for (int u = 0; u < U; ++u) {
     Vf row[V];
@@ -66,12 +66,32 @@ INLINE void multiply_steps(Vf (&acc)[R][V], const float* a, const float* const (
 
 // acc[r][v] += sum over 0 <= k < n of a[r * LR + k * LK] * B[k][v] in the order of k, each output one chain of fma.
 // B[k][v] is the vector at b[v] + k * step.
-template <int LR, int LK, int R, int V>
-INLINE void multiply(Vf (&acc)[R][V], const float* a, const float* const (&b)[V], int64_t step, int64_t n) {
+template <int LR, int LK, int R, int V, class T>
+INLINE void multiply(Vf (&acc)[R][V], const float* a, const T* const (&b)[V], int64_t step, int64_t n) {
   constexpr int U = R * V <= kAccumulators / 2 ? 4 : 2;
   int64_t offset = 0;
   for (; n >= U; n -= U, a += U * LK, offset += U * step) multiply_steps<U, LR, LK>(acc, a, b, offset, step);
   for (; n > 0; --n, a += LK, offset += step) multiply_steps<1, LR, LK>(acc, a, b, offset, step);
+}
+
+INLINE float as_number(float x) { return x; }
+INLINE float as_number(int8_t x) { return static_cast<float>(x); }
+INLINE float as_number(BFloat16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float y;
+  __builtin_memcpy(&y, &bits, sizeof y);
+  return y;
+}
+
+template <class T>
+constexpr bool is_int8 = false;
+template <>
+constexpr bool is_int8<int8_t> = true;
+
+// int8: the scales of the keys from j on, which stand in one page.
+INLINE const float* scales_of(const void* const* pages, int64_t j, int64_t width) {
+  const auto* page = static_cast<const uint8_t*>(pages[j / kPage]);
+  return reinterpret_cast<const float*>(page + page_scales(width)) + j % kPage;
 }
 
 // ---- scores --------------------------------------------------------------------------------------------------------
@@ -101,22 +121,28 @@ bool open_block(const AttentionArgs& args, int64_t begin, const RowGroup& group,
 }
 
 // p[r][key..] = q . k for V vectors of keys while all of them remain, then with narrower tiles.
-template <int R, int V>
+template <class T, int R, int V>
 void score_keys(const AttentionArgs& args, const RowGroup& group, BlockTile& tile, int key) {
   const int stop = (tile.last + kPage - 1) / kPage * kPage;
   for (; key + V * kLanes <= stop; key += V * kLanes) {
-    const float* k[V];
+    const T* k[V];
     for (int v = 0; v < V; ++v) {
       const int64_t j = tile.begin + key + v * kLanes;
-      k[v] = args.k_pages[j / kPage] + j % kPage;
+      k[v] = static_cast<const T*>(args.k_pages[j / kPage]) + j % kPage;
     }
     Vf acc[R][V];
     set_zero(acc);
     multiply<1, R>(acc, group.q, k, kPage, args.D);
+    if constexpr (is_int8<T>) {
+      for (int v = 0; v < V; ++v) {
+        const Vf scale = load(scales_of(args.k_pages, tile.begin + key + v * kLanes, args.D));
+        for (int r = 0; r < R; ++r) acc[r][v] = acc[r][v] * scale;
+      }
+    }
     store_tile(acc, &tile.p[0][key], kBlock);
   }
   if constexpr (V > 1) {
-    if (key < stop) score_keys<R, V / 2>(args, group, tile, key);
+    if (key < stop) score_keys<T, R, V / 2>(args, group, tile, key);
   }
 }
 
@@ -186,10 +212,21 @@ void exponentiate_rows(BlockTile& tile, int rows) {
   }
 }
 
+// int8: p takes the scales of the values. A key that is not seen keeps its zero, whatever its scale.
+void scale_by_values(const AttentionArgs& args, BlockTile& tile, int rows) {
+  for (int j = tile.first; j < tile.last; j += kLanes) {
+    const Vf scale = load(scales_of(args.v_pages, tile.begin + j, args.Dv));
+    for (int r = 0; r < rows; ++r) {
+      const Vf p = load(&tile.p[r][j]);
+      store(&tile.p[r][j], select(equal(p, set1(0.0f)), p, p * scale));
+    }
+  }
+}
+
 // Scores, m, l and p of all rows of the group; also writes the scores to args.weights.
-template <int R>
+template <class T, int R>
 void score_block(const AttentionArgs& args, const RowGroup& group, BlockTile& tile) {
-  score_keys<R, widest(R, kTileColumns)>(args, group, tile, tile.first);
+  score_keys<T, R, widest(R, kTileColumns)>(args, group, tile, tile.first);
   for (int r = 0; r < R; ++r) {
     if (tile.from[r] >= tile.to[r]) continue;
     finish_scores(args, args.bias ? args.bias[group.row + r] : nullptr, tile, r);
@@ -200,27 +237,29 @@ void score_block(const AttentionArgs& args, const RowGroup& group, BlockTile& ti
     if (tile.m[r] == -kInfinity) settle_unseen_block(tile, r);
   }
   exponentiate_rows(tile, R);  // apart from the loop above, so that the processor works on several rows at once
+  if constexpr (is_int8<T>) scale_by_values(args, tile, R);
 }
 
 // ---- values --------------------------------------------------------------------------------------------------------
 
 // acc[r] += sum of p[r][j] v[j] over keys from <= j < to, in order, for V vectors of columns from `column` on.
-template <int R, int V>
+template <class T, int R, int V>
 INLINE void add_values(Vf (&acc)[R][V], const AttentionArgs& args, const BlockTile& tile, int r0, int from, int to,
                        int64_t column) {
   alignas(64) float copy[V == 1 ? kPage * kLanes : 1];  // of a column group that ends at the end of the page's memory
   while (from < to) {
     const int64_t j = tile.begin + from;
     const int n = static_cast<int>(minimum(kPage - j % kPage, to - from));
-    const float* values = args.v_pages[j / kPage] + j % kPage * args.ldv + column;
+    const T* values = static_cast<const T*>(args.v_pages[j / kPage]) + j % kPage * args.ldv + column;
     const float* p = &tile.p[r0][from];
-    const float* columns[V];
     if (V == 1 && column + kLanes > args.ldv) {  // reading a whole vector would leave the page
       for (int i = 0; i < n; ++i)
-        store(copy + i * kLanes, load_n(values + i * args.ldv, static_cast<int>(args.ldv - column)));
-      columns[0] = copy;
-      multiply<kBlock, 1>(acc, p, columns, kLanes, n);
+        for (int c = 0; c < kLanes; ++c)
+          copy[i * kLanes + c] = column + c < args.ldv ? as_number(values[i * args.ldv + c]) : 0.0f;
+      const float* const copies[V] = {copy};
+      multiply<kBlock, 1>(acc, p, copies, kLanes, n);
     } else {
+      const T* columns[V];
       for (int v = 0; v < V; ++v) columns[v] = values + v * kLanes;
       multiply<kBlock, 1>(acc, p, columns, args.ldv, n);
     }
@@ -229,43 +268,48 @@ INLINE void add_values(Vf (&acc)[R][V], const AttentionArgs& args, const BlockTi
 }
 
 // The same for one row, passing over the keys that its bias masks.
-template <int V>
+template <class T, int V>
 void add_own_values(Vf (&acc)[1][V], const AttentionArgs& args, const BlockTile& tile, int r, int64_t column) {
   const float* mask = tile.mask[r];
-  if (!mask) return add_values(acc, args, tile, r, tile.from[r], tile.to[r], column);
+  if (!mask) return add_values<T>(acc, args, tile, r, tile.from[r], tile.to[r], column);
   for (int from = tile.from[r]; from < tile.to[r];) {
     while (from < tile.to[r] && mask[from] == -kInfinity) ++from;
     int end = from;
     while (end < tile.to[r] && mask[end] != -kInfinity) ++end;
-    add_values(acc, args, tile, r, from, end, column);
+    add_values<T>(acc, args, tile, r, from, end, column);
     from = end;
   }
 }
 
+template <class T>
 bool finite_values(const AttentionArgs& args, const BlockTile& tile, int from, int to) {
+  if (is_int8<T>) return true;  // codes are
   const Vf zero = set1(0.0f);
   Vf a = zero, b = zero;  // sums of products with zero: NaN if anything is not finite
   for (int64_t j = tile.begin + from; j < tile.begin + to; ++j) {
-    const float* v = args.v_pages[j / kPage] + j % kPage * args.ldv;
-    for (int64_t c = 0; c < args.Dv; c += 2 * kLanes) {
-      a = fma(load_up_to(v + c, args.Dv - c), zero, a);
-      if (c + kLanes < args.Dv) b = fma(load_up_to(v + c + kLanes, args.Dv - c - kLanes), zero, b);
+    const T* v = static_cast<const T*>(args.v_pages[j / kPage]) + j % kPage * args.ldv;
+    int64_t c = 0;
+    for (; c + 2 * kLanes <= args.Dv; c += 2 * kLanes) {
+      a = fma(load(v + c), zero, a);
+      b = fma(load(v + c + kLanes), zero, b);
     }
+    for (; c < args.Dv; ++c) a = fma(set1(as_number(v[c])), zero, a);
   }
   return !bits(is_nan(a + b));
 }
 
 // Whether the rows may share the walk over the values: they do if they see the same keys, and also if what some of them
 // do not see is finite, for fma(0, v, o) = o.
+template <class T>
 bool rows_share_values(const AttentionArgs& args, const BlockTile& tile, int rows) {
   if (tile.even) return true;
   int from = tile.seen_from, to = tile.seen_to;  // all rows see the keys between
   for (int r = 0; r < rows; ++r) {
-    if (tile.mask[r] || tile.from[r] >= tile.to[r]) return finite_values(args, tile, tile.seen_from, tile.seen_to);
+    if (tile.mask[r] || tile.from[r] >= tile.to[r]) return finite_values<T>(args, tile, tile.seen_from, tile.seen_to);
     from = tile.from[r] > from ? tile.from[r] : from;
     to = tile.to[r] < to ? tile.to[r] : to;
   }
-  return finite_values(args, tile, tile.seen_from, from) && finite_values(args, tile, to, tile.seen_to);
+  return finite_values<T>(args, tile, tile.seen_from, from) && finite_values<T>(args, tile, to, tile.seen_to);
 }
 
 // One vector of o_b to its place. o + 0: rows that share a walk turn -0 into +0, so all do.
@@ -277,12 +321,12 @@ INLINE void deliver(Vf o, const Destination& to, int r, int64_t column, int64_t 
 }
 
 // V vectors of columns of o_b for R rows; a key that a row does not see has p = 0.
-template <int R, int V>
+template <class T, int R, int V>
 __attribute__((noinline)) void shared_columns(const AttentionArgs& args, const BlockTile& tile, int64_t column,
                                               const Destination& to) {
   Vf acc[R][V];
   set_zero(acc);
-  add_values(acc, args, tile, 0, tile.seen_from, tile.seen_to, column);
+  add_values<T>(acc, args, tile, 0, tile.seen_from, tile.seen_to, column);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
@@ -290,46 +334,62 @@ __attribute__((noinline)) void shared_columns(const AttentionArgs& args, const B
 }
 
 // The same for one row at a time: values that a row does not see may be garbage.
-template <int V>
+template <class T, int V>
 void own_columns(const AttentionArgs& args, const BlockTile& tile, int rows, int64_t column, const Destination& to) {
   for (int r = 0; r < rows; ++r) {
     Vf acc[1][V];
     set_zero(acc);
-    add_own_values(acc, args, tile, r, column);
+    add_own_values<T>(acc, args, tile, r, column);
     for (int v = 0; v < V; ++v) deliver(acc[0][v], to, r, column + v * kLanes, args.Dv - column - v * kLanes);
   }
 }
 
 // o_b of R rows, columns in groups of V vectors, then of fewer.
-template <int R, int V>
+template <class T, int R, int V>
 void value_columns(const AttentionArgs& args, const BlockTile& tile, int64_t column, const Destination& to) {
   for (; column + (V > 1 ? V * kLanes : 1) <= args.Dv; column += V * kLanes) {
     if (tile.shared) {
-      shared_columns<R, V>(args, tile, column, to);
+      shared_columns<T, R, V>(args, tile, column, to);
     } else {
-      own_columns<V>(args, tile, R, column, to);
+      own_columns<T, V>(args, tile, R, column, to);
     }
   }
   if constexpr (V > 1) {
-    if (column < args.Dv) value_columns<R, V / 2>(args, tile, column, to);
+    if (column < args.Dv) value_columns<T, R, V / 2>(args, tile, column, to);
   }
 }
 
 // Calls of the tiles of exactly group.rows rows.
-template <int R>
+template <class T, int R>
 INLINE void score_block_of(const AttentionArgs& args, const RowGroup& group, BlockTile& tile) {
   if constexpr (R > 1) {
-    if (group.rows < R) return score_block_of<R - 1>(args, group, tile);
+    if (group.rows < R) return score_block_of<T, R - 1>(args, group, tile);
   }
-  score_block<R>(args, group, tile);
+  score_block<T, R>(args, group, tile);
 }
-template <int R>
+template <class T, int R>
 INLINE void value_block_of(const AttentionArgs& args, int rows, BlockTile& tile, const Destination& to) {
   if constexpr (R > 1) {
-    if (rows < R) return value_block_of<R - 1>(args, rows, tile, to);
+    if (rows < R) return value_block_of<T, R - 1>(args, rows, tile, to);
   }
-  tile.shared = rows_share_values(args, tile, R);
-  value_columns<R, widest(R, kTileColumns)>(args, tile, 0, to);
+  tile.shared = rows_share_values<T>(args, tile, R);
+  value_columns<T, R, widest(R, kTileColumns)>(args, tile, 0, to);
+}
+
+void score_block(const AttentionArgs& args, const RowGroup& group, BlockTile& tile) {
+  switch (args.type) {
+    case DType::bfloat16: return score_block_of<BFloat16, kTileRows>(args, group, tile);
+    case DType::int8: return score_block_of<int8_t, kTileRows>(args, group, tile);
+    default: return score_block_of<float, kTileRows>(args, group, tile);
+  }
+}
+
+void value_block(const AttentionArgs& args, int rows, BlockTile& tile, const Destination& to) {
+  switch (args.type) {
+    case DType::bfloat16: return value_block_of<BFloat16, kTileRows>(args, rows, tile, to);
+    case DType::int8: return value_block_of<int8_t, kTileRows>(args, rows, tile, to);
+    default: return value_block_of<float, kTileRows>(args, rows, tile, to);
+  }
 }
 
 // ---- rows ----------------------------------------------------------------------------------------------------------
@@ -433,9 +493,9 @@ void walk_block(const AttentionArgs& args, int64_t block, RowGroup& group) {
   float keep[kRowSlots], add[kRowSlots];
   Destination to = {{}, keep, add};
   for (int r = 0; r < group.rows; ++r) to.out[r] = args.out[group.row + r];
-  score_block_of<kTileRows>(args, group, tile);
+  score_block(args, group, tile);
   merge_block(tile.m, tile.l, group.rows, group, keep, add);
-  value_block_of<kTileRows>(args, group.rows, tile, to);
+  value_block(args, group.rows, tile, to);
 }
 
 // Rows [row, row + rows) in `count` equal groups.
@@ -458,8 +518,9 @@ void fetch_block(const AttentionArgs& args, int64_t block, int64_t last, int i, 
   for (int p = pages * i / n; p < pages * (i + 1) / n; ++p) {
     const int64_t page = block * pages + p;
     if (page * kPage >= last) return;
-    for (int64_t k = 0; k < args.D * kPage; k += 16) __builtin_prefetch(args.k_pages[page] + k, 0, 2);
-    for (int64_t k = 0; k < args.ldv * kPage; k += 16) __builtin_prefetch(args.v_pages[page] + k, 0, 2);
+    const auto *k = static_cast<const char*>(args.k_pages[page]), *v = static_cast<const char*>(args.v_pages[page]);
+    for (int64_t i = 0; i < page_bytes(args.type, args.D); i += 64) __builtin_prefetch(k + i, 0, 2);
+    for (int64_t i = 0; i < page_bytes(args.type, args.ldv); i += 64) __builtin_prefetch(v + i, 0, 2);
   }
 }
 
@@ -495,8 +556,8 @@ void partial_of_group(const AttentionArgs& args, int64_t block, const RowGroup& 
     to.out[r][-1] = 0.0f;
   }
   if (!seen) return;
-  score_block_of<kTileRows>(args, group, tile);
-  value_block_of<kTileRows>(args, group.rows, tile, to);
+  score_block(args, group, tile);
+  value_block(args, group.rows, tile, to);
   for (int r = 0; r < group.rows; ++r) {
     to.out[r][-2] = tile.m[r];
     to.out[r][-1] = tile.l[r];
@@ -531,21 +592,4 @@ void attention_merge(const AttentionArgs* args, int ranges, const int64_t* range
       }
     finish_rows(*args, group);
   }
-}
-
-// Writes `count` tokens into columns offset.. of a page; from offset 0, the columns behind them may be zeroed.
-// k: (count, D), page: (D, kPage)
-void pack_keys(const float* k, int64_t ldk, int count, int64_t D, float* page, int offset) {
-  if (offset > 0 || count < kPage / 2) {
-    for (int64_t d = 0; d < D; ++d)
-      for (int t = 0; t < count; ++t) page[d * kPage + offset + t] = k[t * ldk + d];
-    return;
-  }
-  for (int t = 0; t < kPage; t += kLanes)
-    for (int64_t d = 0; d < D; d += kLanes) {
-      Vf x[kLanes];
-      for (int i = 0; i < kLanes; ++i) x[i] = t + i < count ? load_up_to(k + (t + i) * ldk + d, D - d) : set1(0.0f);
-      transpose(x);
-      for (int i = 0; i < kLanes && d + i < D; ++i) store(page + (d + i) * kPage + t, x[i]);
-    }
 }

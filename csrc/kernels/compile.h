@@ -51,6 +51,7 @@ namespace {
 #if !defined(FASTATTN_DOT_ONLY)
 #include "kernels/packing.inl"
 #include "kernels/attention.inl"
+#include "kernels/attention_cache.inl"
 #include "kernels/scores.inl"
 #include "kernels/softmax.inl"
 #include "kernels/norm.inl"

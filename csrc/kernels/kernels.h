@@ -79,6 +79,19 @@ struct PanelArgs {
   Epilogue epilogue;
 };
 
+// Keys and values are float32, bfloat16 or int8. A page of int8 ends with kPage floats, the scale of each token: what a
+// code c stands for is c * scale.
+struct BFloat16 {
+  uint16_t bits;
+};
+constexpr int64_t page_bytes(DType type, int64_t width) {
+  return round_up(type == DType::float32    ? kPage * width * 4
+                  : type == DType::bfloat16 ? kPage * width * 2
+                                            : kPage * width + kPage * 4,
+                  64);
+}
+constexpr int64_t page_scales(int64_t width) { return kPage * width; }  // of an int8 page: where its scales are
+
 // Query rows that share one key/value head. Row r sees keys lo[r] <= j < hi[r]; lo >= hi means nothing, which gives
 // zeros. The result of a row depends on that row alone: not on `rows`, nor on keys and values outside [lo, hi) or
 // masked by a bias of -inf, which may be garbage. Pages from the smallest lo to the largest hi of the call must exist;
@@ -86,9 +99,9 @@ struct PanelArgs {
 struct AttentionArgs {
   int rows;
   int64_t D, Dv;
-  const float* const* q;        // [rows] -> D floats
-  const float* const* k_pages;  // page p: [D][16], keys 16p..16p+15
-  const float* const* v_pages;  // page p: [16][ldv]
+  const float* const* q;       // [rows] -> D floats
+  const void* const* k_pages;  // page p: [D][16], keys 16p..16p+15
+  const void* const* v_pages;  // page p: [16][ldv]
   int64_t ldv;
   const int64_t* lo;
   const int64_t* hi;
@@ -97,6 +110,7 @@ struct AttentionArgs {
   float* const* out;         // [rows] -> Dv floats
   float* const* weights;  // null, or [rows] -> floats (or null) by absolute key j in [0, max hi): zero where not seen
   float* scratch;         // attention_scratch(rows, D) floats
+  DType type = DType::float32;  // of the pages; others than float32 have ldv = Dv
 };
 
 constexpr int64_t attention_scratch(int64_t rows, int64_t D) { return rows * D + 16; }

@@ -35,14 +35,15 @@ struct Heads {
 
 // Pages of one key/value head, `total` keys long; ldv floats between two values.
 struct Pages {
-  const float** keys;
-  const float** values;
+  const void** keys;
+  const void** values;
   float* room;  // the kernel's scratch
   int64_t ldv, total;
+  DType type = DType::float32;
 
   // Both pointer arrays live in a thread's scratch, behind one another.
   Pages(Frame& f, const Team& team, int64_t total_keys, int64_t value_stride) : ldv(value_stride), total(total_keys) {
-    keys = reinterpret_cast<const float**>(f.scratch[static_cast<size_t>(team.ith)]);
+    keys = reinterpret_cast<const void**>(f.scratch[static_cast<size_t>(team.ith)]);
     values = keys + page_count(total);
     room = f.scratch[static_cast<size_t>(team.ith)] + pointer_floats(total);
   }
@@ -97,7 +98,8 @@ void attend(const Node& n, const Heads& a, const Queries& queries, const Pages& 
                            static_cast<float>(n.attrs.softcap),
                            out,
                            a.record ? weights : nullptr,
-                           pages.room};
+                           pages.room,
+                           pages.type};
   kernels().attention(&args);
 }
 
@@ -107,6 +109,21 @@ struct Dealer {
   int64_t next = 0;
   bool mine() { return next++ % team.nth == team.ith; }
 };
+
+// Writes `count` tokens into columns from `column` of a page, rounded to the layer's type.
+void append_rounded(const PagedLayer& layer, uint8_t* page, int64_t g, int64_t column, const float* k, int64_t ldk,
+                    const float* v, int64_t ldv, int64_t count) {
+  const int64_t element = layer.type == DType::int8 ? 1 : 2;
+  uint8_t *keys = page + layer.key_offset(g), *values = page + layer.value_offset(g);
+  auto* key_scales = reinterpret_cast<float*>(keys + page_scales(layer.key_size));
+  auto* value_scales = reinterpret_cast<float*>(values + page_scales(layer.value_size));
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t at = column + i;
+    kernels().cache_row(layer.type, k + i * ldk, layer.key_size, keys + at * element, kPage, key_scales + at);
+    kernels().cache_row(layer.type, v + i * ldv, layer.value_size, values + at * layer.value_size * element, 1,
+                        value_scales + at);
+  }
+}
 
 // Writes the tokens of sequence s into columns `position`.. of its pages, for head g of the layer.
 void append(const Node& n, Frame& f, const PagedLayer& layer, PagePool& pool, const std::vector<int32_t>& pages,
@@ -118,10 +135,15 @@ void append(const Node& n, Frame& f, const PagedLayer& layer, PagePool& pool, co
   const float* v = f.data(n.inputs[static_cast<size_t>(value_input)]) + first * ldv + g * layer.value_size;
   for (int64_t t = 0; t < tokens;) {
     const int64_t at = position + t, column = at % kPage, count = std::min(tokens - t, kPage - column);
-    float* page = pool.data(pages[static_cast<size_t>(at / kPage)]);
-    kernels().pack_keys(k + t * ldk, ldk, static_cast<int>(count), layer.key_size, page + layer.key_offset(g),
-                        static_cast<int>(column));
-    float* values = page + layer.value_offset(g) + column * layer.value_size;
+    uint8_t* page = pool.data(pages[static_cast<size_t>(at / kPage)]);
+    if (layer.type != DType::float32) {
+      append_rounded(layer, page, g, column, k + t * ldk, ldk, v + t * ldv, ldv, count);
+      t += count;
+      continue;
+    }
+    kernels().pack_keys(k + t * ldk, ldk, static_cast<int>(count), layer.key_size,
+                        reinterpret_cast<float*>(page + layer.key_offset(g)), static_cast<int>(column));
+    float* values = reinterpret_cast<float*>(page + layer.value_offset(g)) + column * layer.value_size;
     for (int64_t i = 0; i < count; ++i)
       std::memcpy(values + i * layer.value_size, v + (t + i) * ldv,
                   static_cast<size_t>(layer.value_size) * sizeof(float));
@@ -132,8 +154,9 @@ void append(const Node& n, Frame& f, const PagedLayer& layer, PagePool& pool, co
 Pages pages_of(Frame& f, const Team& team, const PagePool& pool, const PagedLayer& layer,
                const std::vector<int32_t>& ids, int64_t g, int64_t total) {
   Pages pages(f, team, total, layer.value_size);
+  pages.type = layer.type;
   for (int64_t p = 0; p < page_count(total); ++p) {
-    const float* page = pool.data(ids[static_cast<size_t>(p)]);
+    const uint8_t* page = pool.data(ids[static_cast<size_t>(p)]);
     pages.keys[p] = page + layer.key_offset(g);
     pages.values[p] = page + layer.value_offset(g);
   }

@@ -4,26 +4,27 @@
 
 namespace fastattn {
 
-void PagePool::set_layers(std::vector<PagedLayer> layers) {
+void PagePool::set_layers(std::vector<PagedLayer> layers, DType type) {
   layers_ = std::move(layers);
-  page_floats_ = 0;
-  for (PagedLayer& layer : layers_) {
-    layer.offset = page_floats_;
-    page_floats_ += (layer.floats() + 15) / 16 * 16;  // every layer starts on a cache line
+  page_bytes_ = 0;
+  for (PagedLayer& layer : layers_) {  // every head of every layer starts on a cache line
+    layer.type = type;
+    layer.offset = page_bytes_;
+    page_bytes_ += layer.bytes();
   }
 }
 
 void PagePool::grow() {
-  constexpr int64_t kLargestChunk = int64_t{16} << 20;  // floats
+  constexpr int64_t kLargestChunk = int64_t{64} << 20;  // bytes
   const int64_t doubled = std::max<int64_t>(16, static_cast<int64_t>(pages_.size()));
-  const int64_t count = std::max<int64_t>(1, std::min(doubled, kLargestChunk / std::max<int64_t>(page_floats_, 1)));
-  Buffer<float> chunk(static_cast<size_t>(count * page_floats_));
+  const int64_t count = std::max<int64_t>(1, std::min(doubled, kLargestChunk / std::max<int64_t>(page_bytes_, 1)));
+  Buffer<uint8_t> chunk(static_cast<size_t>(count * page_bytes_));
   const size_t first = pages_.size();
   pages_.resize(first + static_cast<size_t>(count));
   references_.resize(pages_.size(), 0);
   free_.reserve(pages_.size());
   for (int64_t i = count - 1; i >= 0; --i) {
-    pages_[first + static_cast<size_t>(i)] = chunk.data() + i * page_floats_;
+    pages_[first + static_cast<size_t>(i)] = chunk.data() + i * page_bytes_;
     free_.push_back(static_cast<int32_t>(first + static_cast<size_t>(i)));
   }
   chunks_.push_back(std::move(chunk));

@@ -10,37 +10,41 @@
 
 namespace fastattn {
 
-// Keys and values of one layer inside a page: G heads of keys [D][kPage], then G heads of values [kPage][Dv].
+// Keys and values of one layer inside a page: G heads of keys [D][kPage], then G heads of values [kPage][Dv], each of
+// page_bytes(type, width) bytes (kernels.h). offset in bytes.
 struct PagedLayer {
   int64_t heads = 0, key_size = 0, value_size = 0, offset = 0;
+  DType type = DType::float32;
 
-  int64_t floats() const { return heads * (key_size + value_size) * kPage; }
-  int64_t key_offset(int64_t g) const { return offset + g * key_size * kPage; }
-  int64_t value_offset(int64_t g) const { return offset + (heads * key_size + g * value_size) * kPage; }
+  int64_t bytes() const { return heads * (page_bytes(type, key_size) + page_bytes(type, value_size)); }
+  int64_t key_offset(int64_t g) const { return offset + g * page_bytes(type, key_size); }
+  int64_t value_offset(int64_t g) const {
+    return offset + heads * page_bytes(type, key_size) + g * page_bytes(type, value_size);
+  }
 };
 
 // Pages of kPage tokens, each for all layers, counted by reference: beams and shared prefixes hold the same page.
 class PagePool {
  public:
-  void set_layers(std::vector<PagedLayer> layers);
+  void set_layers(std::vector<PagedLayer> layers, DType type);
   const PagedLayer& layer(int64_t i) const { return layers_[static_cast<size_t>(i)]; }
   size_t layer_count() const { return layers_.size(); }
-  int64_t page_floats() const { return page_floats_; }
+  int64_t page_bytes() const { return page_bytes_; }  // a multiple of 64
 
   int32_t take();  // a page with one reference; its contents are whatever they were
   void retain(int32_t page) { ++references_[static_cast<size_t>(page)]; }
   void release(int32_t page);
   int references(int32_t page) const { return references_[static_cast<size_t>(page)]; }
-  float* data(int32_t page) const { return pages_[static_cast<size_t>(page)]; }
+  uint8_t* data(int32_t page) const { return pages_[static_cast<size_t>(page)]; }
   int64_t pages_in_use() const { return static_cast<int64_t>(pages_.size() - free_.size()); }
 
  private:
   void grow();
 
   std::vector<PagedLayer> layers_;
-  int64_t page_floats_ = 0;
-  std::vector<Buffer<float>> chunks_;
-  std::vector<float*> pages_;
+  int64_t page_bytes_ = 0;
+  std::vector<Buffer<uint8_t>> chunks_;
+  std::vector<uint8_t*> pages_;
   std::vector<int> references_;
   std::vector<int32_t> free_;
 };

@@ -119,7 +119,7 @@ struct Chunk {
       if (lo[i] >= hi[i]) lo[i] = hi[i] = all.lo;  // an empty row must not widen the hull
   }
 
-  AttentionArgs args(const Attention& op, const Geometry& g, const float* const* k_pages, const float* const* v_pages,
+  AttentionArgs args(const Attention& op, const Geometry& g, const void* const* k_pages, const void* const* v_pages,
                      int64_t ldv, float* scratch) const {
     return {rows,     g.D,
             g.Dv,     q,
@@ -186,6 +186,15 @@ struct Head {
       from = row_scratch, ld = g.D;
     }
     kernel.pack_keys(from, ld, count, g.D, to, 0);
+  }
+
+  // Asks for a whole page of keys and values before its turn: memory stays busy while scores and values are computed.
+  void fetch(const Attention& op, const Geometry& g, int64_t page) const {
+    if (g.copy_k || g.copy_v) return;
+    for (int64_t j = page * kPage; j < (page + 1) * kPage; ++j) {
+      for (int64_t d = 0; d < g.D; d += 16) __builtin_prefetch(k + j * op.k.stride[2] + d, 0, 2);
+      for (int64_t c = 0; c < g.Dv; c += 16) __builtin_prefetch(v + j * op.v.stride[2] + c, 0, 2);
+    }
   }
 
   // A page of values is used where it stands if it is whole and its rows are contiguous. Kernels may read a page's rows
@@ -258,8 +267,8 @@ class ManyRows {
     return q_floats() + kernel_floats() + Scratch::padded(kPage * g_.D) +
            (g_.copy_mask ? Scratch::padded(g_.chunk_rows * g_.S) : 0);
   }
-  const float** key_pointers(int64_t slot) { return pointers_.data() + 2 * slot * g_.pages; }
-  const float** value_pointers(int64_t slot) { return key_pointers(slot) + g_.pages; }
+  const void** key_pointers(int64_t slot) { return pointers_.data() + 2 * slot * g_.pages; }
+  const void** value_pointers(int64_t slot) { return key_pointers(slot) + g_.pages; }
 
   void pack_wave(Wave& wave, int64_t first, int64_t count, float* room) {
     for (int64_t item; (item = wave.next_page.fetch_add(kPagesPerBlock, std::memory_order_relaxed)) < count * g_.pages;)
@@ -307,7 +316,7 @@ class ManyRows {
   const ValueLayout values_;
   const int64_t key_page_, copied_values_, heads_, wave_heads_;
   std::vector<Wave> waves_;
-  std::vector<const float*> pointers_;
+  std::vector<const void*> pointers_;
   Scratch scratch_;
   float *pages_, *rooms_;
 };
@@ -365,8 +374,8 @@ class FewRows {
   }
   int64_t partial_floats_of_head() const { return Scratch::padded(partial_floats(blocks_, g_.rows, g_.Dv)); }
   float* keys_of(int thread) const { return rooms_ + thread * room_floats(); }
-  const float** key_pointers(int thread) { return pointers_.data() + 2 * thread * g_.pages; }
-  const float** value_pointers(int thread) { return key_pointers(thread) + g_.pages; }
+  const void** key_pointers(int thread) { return pointers_.data() + 2 * thread * g_.pages; }
+  const void** value_pointers(int thread) { return key_pointers(thread) + g_.pages; }
 
   // Partials of one head: [block][row].
   float* partials_of(float* head, int64_t block) const { return head + partial_floats(block, g_.rows, g_.Dv); }
@@ -409,6 +418,7 @@ class FewRows {
     float* row_scratch = keys + keys_floats() + values_floats();
     for (int64_t p = block * kPagesPerBlock; p < std::min((block + 1) * kPagesPerBlock, g_.pages); ++p) {
       if ((p + 1) * kPage <= span.lo || p * kPage >= span.hi) continue;
+      if ((p + kPagesPerBlock + 1) * kPage <= span.hi) head.fetch(op_, g_, p + kPagesPerBlock);
       head.pack_keys(kernel_, op_, g_, p, keys + p % kPagesPerBlock * key_page_, row_scratch);
       if (!head.in_place(op_, g_, p)) head.copy_values(op_, g_, p, copied_page(thread, p), values_.ldv);
     }
@@ -445,7 +455,7 @@ class FewRows {
   const Geometry& g_;
   const ValueLayout values_;
   const int64_t key_page_, blocks_, heads_, parts_, partial_slots_;
-  std::vector<const float*> pointers_;
+  std::vector<const void*> pointers_;
   std::vector<int64_t> merge_begin_;
   std::vector<const float*> merge_from_;
   Scratch scratch_;

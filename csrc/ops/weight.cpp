@@ -18,9 +18,6 @@ constexpr int64_t kStep = 64;  // columns of the source at a time: what they fil
 float widen(float x) { return x; }
 
 // The types of a 16-bit source, so that one function template reads all three.
-struct BFloat16 {
-  uint16_t bits;
-};
 struct Float16 {
   uint16_t bits;
 };

@@ -90,6 +90,7 @@ void test_rows();
 void test_linear();
 void test_scores();
 void test_attention();
+void test_attention_cache();
 void measure();
 
 }  // namespace fastattn::selftest

@@ -60,7 +60,8 @@ void attention(int rows, int64_t S, int64_t D, bool causal, double bandwidth) {
   const double flops = peak();
   const int64_t pages = S / kPage;
   float *k = aligned(S * D), *v = aligned(S * D), *q = aligned(rows * D), *out = aligned(rows * D);
-  std::vector<const float*> kp, vp, qp;
+  std::vector<const float*> qp;
+  std::vector<const void*> kp, vp;
   std::vector<float*> op;
   std::vector<int64_t> lo(size_t(rows), 0), hi;
   for (int64_t p = 0; p < pages; ++p) kp.push_back(k + p * D * kPage), vp.push_back(v + p * D * kPage);

@@ -13,7 +13,8 @@ struct Problem {
   int64_t S, D, Dv, ldv;
   std::vector<Array> q, k, v, bias, out, weights;
   std::vector<int64_t> lo, hi;
-  std::vector<const float*> q_rows, k_pages, v_pages, bias_rows;
+  std::vector<const float*> q_rows, bias_rows;
+  std::vector<const void*> k_pages, v_pages;
   std::vector<float*> out_rows, weight_rows;
   Array scratch;
   AttentionArgs args;
@@ -39,8 +40,8 @@ Problem::Problem(int rows_, int64_t S_, int64_t D_, int64_t Dv_, bool padded, in
   for (int64_t p = 0; p < pages; ++p) {
     k.push_back(random_array(D * kPage));
     v.push_back(random_array(kPage * ldv));
-    k_pages.push_back(k.back());
-    v_pages.push_back(v.back());
+    k_pages.push_back(k.back().data());
+    v_pages.push_back(v.back().data());
   }
   int64_t end = 0;
   const int start = random_int(0, int(S));

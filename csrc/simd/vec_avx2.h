@@ -20,6 +20,13 @@ INLINE __m256i lane_mask(int a, int b) {
 INLINE Vm lanes_between(int a, int b) { return {_mm256_castsi256_ps(lane_mask(a, b))}; }
 
 INLINE Vf load(const float* p) { return _mm256_loadu_ps(p); }
+INLINE Vf load(const BFloat16* p) {
+  const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+INLINE Vf load(const int8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
 INLINE Vf load_lanes(const float* p, int a, int b) { return _mm256_maskload_ps(p, lane_mask(a, b)); }
 INLINE Vf load_n(const float* p, int n) { return _mm256_maskload_ps(p, lane_mask(0, n)); }
 INLINE void store(float* p, Vf x) { _mm256_storeu_ps(p, x); }

@@ -14,6 +14,13 @@ INLINE Vm first_lanes(int n) { return static_cast<Vm>(_bzhi_u32(0xffff, n < 0 ? 
 INLINE Vm lanes_between(int a, int b) { return static_cast<Vm>(first_lanes(b) & ~first_lanes(a)); }
 
 INLINE Vf load(const float* p) { return _mm512_loadu_ps(p); }
+INLINE Vf load(const BFloat16* p) {
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+INLINE Vf load(const int8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
 INLINE Vf load_lanes(const float* p, int a, int b) { return _mm512_maskz_loadu_ps(lanes_between(a, b), p); }
 INLINE Vf load_n(const float* p, int n) { return _mm512_maskz_loadu_ps(first_lanes(n), p); }
 INLINE void store(float* p, Vf x) { _mm512_storeu_ps(p, x); }

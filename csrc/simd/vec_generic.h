@@ -27,6 +27,13 @@ INLINE Vf load(const float* p) {
   __builtin_memcpy(&x, p, sizeof x);
   return x;
 }
+INLINE Vf load(const BFloat16* p) {
+  typedef uint32_t Vu __attribute__((vector_size(16)));
+  return reinterpret_cast<Vf>(Vu{p[0].bits, p[1].bits, p[2].bits, p[3].bits} << 16);
+}
+INLINE Vf load(const int8_t* p) {
+  return Vf{static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2]), static_cast<float>(p[3])};
+}
 INLINE Vf load_lanes(const float* p, int a, int b) {
   Vf x = {0.0f, 0.0f, 0.0f, 0.0f};
   for (int i = 0; i < kLanes; ++i)

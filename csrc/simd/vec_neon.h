@@ -16,6 +16,14 @@ INLINE Vm lanes_between(int a, int b) {
 }
 
 INLINE Vf load(const float* p) { return vld1q_f32(p); }
+INLINE Vf load(const BFloat16* p) {
+  return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(reinterpret_cast<const uint16_t*>(p)), 16));
+}
+INLINE Vf load(const int8_t* p) {
+  int32_t four;
+  __builtin_memcpy(&four, p, sizeof four);
+  return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four))))));
+}
 INLINE Vf load_lanes(const float* p, int a, int b) {
   float x[kLanes] = {0.0f, 0.0f, 0.0f, 0.0f};
   for (int i = 0; i < kLanes; ++i)

@@ -20,7 +20,8 @@ class ReferenceSession:
     """Sequences in flight through `graphs` ("decoder", and "encoder" if there is one) with the weights of that name.
 
     A weight may be `Quantized` where it is multiplied with or looked up. dtype: float32 as the engine computes, or float64
-    for the truth; scores, logits, attention and taps come in it. result, record: called with the fields of
+    for the truth; scores, logits, attention and taps come in it. cache_type: keys and values are rounded as the engine rounds
+    them. result, record: called with the fields of
     `fastattn.runtime.StepResult` and `AttentionRecord` by name.
     Errors (unknown ids, positions past the table, …) are InputErrors, raised before anything has changed.
 
@@ -44,11 +45,13 @@ class ReferenceSession:
         weights: Mapping[str, Array | Quantized],
         dtype: DTypeLike = np.float32,
         *,
+        cache_type: str = "float32",
         result: Callable[..., Any] = SimpleNamespace,
         record: Callable[..., Any] = SimpleNamespace,
     ) -> None:
         self.batch, self.capture = 0, False
         self.dtype = np.dtype(dtype)
+        self._cache_type = cache_type
         self._graphs, self._result, self._record = graphs, result, record
         self._weights = self._take(weights)
         self._kept: Kept | None = None
@@ -73,7 +76,7 @@ class ReferenceSession:
         if not len(inputs):
             raise InputError("encode takes at least one sequence: got 0")
         tokens = self._tokens(inputs, len(inputs))
-        graph, kept = self._graphs["encoder"], Kept(np.zeros(len(tokens), np.int64))
+        graph, kept = self._graphs["encoder"], Kept(np.zeros(len(tokens), np.int64), cache_type=self._cache_type)
         self._check(graph, tokens, kept)
         step = self._run(graph, tokens, kept, all_rows=False)
         self._kept, self.batch = kept, len(tokens)
@@ -83,7 +86,7 @@ class ReferenceSession:
         """Starts a batch without an encoder."""
         if batch < 1:
             raise InputError(f"start takes a batch of at least one sequence: got {batch}")
-        self._kept, self.batch = Kept(np.zeros(batch, np.int64)), batch
+        self._kept, self.batch = Kept(np.zeros(batch, np.int64), cache_type=self._cache_type), batch
 
     def step(self, tokens: Sequence[Array] | Array, select: Any = None, all_rows: bool = False) -> Any:
         """Feeds one array of ids per sequence, or one id each as an array [batch]."""

@@ -29,6 +29,7 @@ class Kept:
     memory: dict[int, list[KeysValues]] = field(default_factory=dict)  # by decoder layer, one per sequence
     rows: dict[str, list[Array]] = field(default_factory=dict)  # by name, one [source length, width] per sequence
     states: dict[str, Array] = field(default_factory=dict)  # by name, [batch, width]
+    cache_type: str = "float32"  # of keys and values in `cache` and `memory`
 
     def take(self, parents: Array) -> Kept:
         return Kept(
@@ -37,6 +38,7 @@ class Kept:
             {layer: [kept[p] for p in parents] for layer, kept in self.memory.items()},
             {name: [kept[p] for p in parents] for name, kept in self.rows.items()},
             {name: kept[parents] for name, kept in self.states.items()},
+            self.cache_type,
         )
 
 
@@ -88,6 +90,28 @@ def _gather(parts: Sequence[Array]) -> Array:
 def _heads(x: Array, heads: int) -> Array:
     """[rows, heads · D] -> [heads, rows, D]."""
     return x.reshape(len(x), heads, -1).swapaxes(0, 1)
+
+
+def round_cached(x: Array, cache_type: str) -> Array:
+    """x [..., D] as a cache of that type gives it back: the nearest bfloat16, or int8 codes times a scale for each row.
+
+    int8: scale = max |x| / 127, or 0 where all is below 2^-100; a row with NaN or infinity is NaN.
+
+    >>> round_cached(np.array([[1.0, 0.5, -0.1]], np.float32), "int8")[0].round(3).tolist()
+    [1.0, 0.504, -0.102]
+    """
+    if cache_type == "float32":
+        return x
+    small = x.astype(np.float32)
+    if cache_type == "bfloat16":
+        bits = small.view(np.uint32)
+        nearest = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
+        return np.where(np.isnan(small), small, nearest.view(np.float32)).astype(x.dtype)
+    largest = np.abs(small).max(-1, keepdims=True, initial=0)
+    scale = np.where(largest < 2.0**-100, np.float32(0), largest / np.float32(127))
+    finite = np.isfinite(small).all(-1, keepdims=True)
+    codes = np.rint(np.where(finite, small, 0) / np.where(finite & (scale > 0), scale, np.float32(np.inf)))
+    return codes.astype(x.dtype) * np.where(finite, scale, np.float32(np.nan)).astype(x.dtype)
 
 
 def _bound(window: int) -> int | None:
@@ -163,7 +187,11 @@ def attention(
 
     bias_table [buckets, H] (T5) and slopes [H] (ALiBi) add to the score of a key by its distance from the query.
     """
-    new = [(_heads(a, kv_heads), _heads(b, kv_heads)) for a, b in zip(step.split(k), step.split(v), strict=True)]
+    cache_type = step.kept.cache_type if cache >= 0 else "float32"
+    parts = zip(step.split(k), step.split(v), strict=True)
+    new = [
+        (round_cached(_heads(a, kv_heads), cache_type), round_cached(_heads(b, kv_heads), cache_type)) for a, b in parts
+    ]
     before = step.kept.lengths if cache >= 0 else np.zeros_like(step.kept.lengths)
     if cache >= 0:
         old = step.kept.cache.get(cache)
@@ -192,7 +220,10 @@ def attention(
 def memory_write(step: Step, k: Array, v: Array, *, layer: int, kv_heads: int) -> None:
     """Keeps the encoder's keys and values for the cross-attention of a layer."""
     parts = zip(step.split(k), step.split(v), strict=True)
-    step.kept.memory[layer] = [(_heads(a, kv_heads), _heads(b, kv_heads)) for a, b in parts]
+    kind = step.kept.cache_type
+    step.kept.memory[layer] = [
+        (round_cached(_heads(a, kv_heads), kind), round_cached(_heads(b, kv_heads), kind)) for a, b in parts
+    ]
 
 
 def cross_attention(
