@@ -214,6 +214,31 @@ def test_reordered_beams_equal_a_run_from_scratch(backend: Backend, toys: dict[s
     backend.assert_same(logits, feed(scratch, toy, histories))
 
 
+@pytest.mark.parametrize("name", CACHING)
+def test_beams_of_a_long_prompt_read_its_blocks_together(backend: Backend, toys: dict[str, Toy], name: str) -> None:
+    """Beams that share whole blocks of pages, beside a sequence of its own, are what each is from scratch."""
+    toy, rng = toys[name], np.random.default_rng(13)
+    sources, histories = [ids(rng, 5), ids(rng, 9)], [ids(rng, 262), ids(rng, 250)]
+    session, owners = fresh(backend, toy, sources, capture=True), [0, 1]
+    feed(session, toy, histories)
+    for parents in ([0, 0, 1, 0, 1], [3, 1, 0, 2, 4, 2]):
+        session.reorder(np.array(parents, np.int32))
+        owners, histories = [owners[p] for p in parents], [histories[p] for p in parents]
+        for count in (1, 2):
+            new = [ids(rng, count) for _ in parents]
+            histories = [np.append(h, t).astype(np.int32) for h, t in zip(histories, new, strict=True)]
+            result = session.step(new, LOGITS)
+    for i, (owner, history) in enumerate(zip(owners, histories, strict=True)):
+        scratch = fresh(backend, toy, [sources[owner]], capture=True)
+        scratch.step([history[:-2]])
+        alone = scratch.step([history[-2:]], LOGITS)
+        backend.assert_same(result.logits[i], alone.logits[0], f"beam {i}")
+        for a, b in zip(result.attention, alone.attention, strict=True):
+            rows = a.weights[2 * i : 2 * i + 2]
+            backend.assert_same(rows[..., : b.weights.shape[-1]], b.weights, f"attention of beam {i}")
+            assert not rows[..., b.weights.shape[-1] :].any()
+
+
 @pytest.mark.parametrize("name", TOYS)
 def test_a_session_starts_again_as_new(backend: Backend, toys: dict[str, Toy], name: str) -> None:
     toy, rng = toys[name], np.random.default_rng(6)

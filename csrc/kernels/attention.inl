@@ -524,26 +524,53 @@ void fetch_block(const AttentionArgs& args, int64_t block, int64_t last, int i, 
   }
 }
 
-void attention_rows(const AttentionArgs& args, int row, int rows) {
+// M and L of a group's rows from, or to, the state of a part.
+void load_state(const float* state, RowGroup& group) {
+  for (int r = 0; r < group.rows; ++r) {
+    group.M[r] = state[2 * (group.row + r)];
+    group.L[r] = state[2 * (group.row + r) + 1];
+  }
+}
+void store_state(const RowGroup& group, float* state) {
+  for (int r = 0; r < group.rows; ++r) {
+    state[2 * (group.row + r)] = group.M[r];
+    state[2 * (group.row + r) + 1] = group.L[r];
+  }
+}
+
+void attention_rows(const AttentionArgs& args, const AttentionPart& part, int row, int rows) {
   RowGroup groups[kGroups];
   const int count = make_groups(args, row, rows, groups);
-  zero_rows(args, row, rows);
   int64_t first = INT64_MAX, last = 0;
+  if (part.begins) zero_rows(args, row, rows);
   for (int g = 0; g < count; ++g) {
     first = minimum(first, groups[g].first);
     last = maximum(last, groups[g].last);
+    if (!part.begins) load_state(part.state, groups[g]);
   }
-  for (int64_t block = first / kBlock; block * kBlock < last; ++block)
+  const int64_t stop = minimum(part.last, (last + kBlock - 1) / kBlock);
+  for (int64_t block = maximum(part.first, first / kBlock); block < stop; ++block)
     for (int g = 0; g < count; ++g) {
-      fetch_block(args, block + 1, last, g, count);
+      if (block + 1 < stop) fetch_block(args, block + 1, last, g, count);
       walk_block(args, block, groups[g]);
     }
-  for (int g = 0; g < count; ++g) finish_rows(args, groups[g]);
+  for (int g = 0; g < count; ++g) {
+    if (part.ends) {
+      finish_rows(args, groups[g]);
+    } else {
+      store_state(groups[g], part.state);
+    }
+  }
+}
+
+void attention_part(const AttentionArgs* args, const AttentionPart* part) {
+  for (int row = 0; row < args->rows; row += kGroups * kTileRows)
+    attention_rows(*args, *part, row, static_cast<int>(minimum(kGroups * kTileRows, args->rows - row)));
 }
 
 void attention(const AttentionArgs* args) {
-  for (int row = 0; row < args->rows; row += kGroups * kTileRows)
-    attention_rows(*args, row, static_cast<int>(minimum(kGroups * kTileRows, args->rows - row)));
+  const AttentionPart all = {0, INT64_MAX, nullptr, true, true};
+  attention_part(args, &all);
 }
 
 void partial_of_group(const AttentionArgs& args, int64_t block, const RowGroup& group, float* partials) {

@@ -113,6 +113,14 @@ struct AttentionArgs {
   DType type = DType::float32;  // of the pages; others than float32 have ldv = Dv
 };
 
+// A part of a walk over the blocks: [first, last) of them, as far as the rows see any. Rows go on from where the part
+// before left them, which gives the bits of one walk: `state` holds {M, L} of each row, `out` what there is so far.
+struct AttentionPart {
+  int64_t first, last;
+  float* state;       // [rows][2]
+  bool begins, ends;  // the first part, the last part
+};
+
 constexpr int64_t attention_scratch(int64_t rows, int64_t D) { return rows * D + 16; }
 
 // Floats of the partial results of `blocks` blocks: {m, l, o[Dv]} for each block and row.

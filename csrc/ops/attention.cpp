@@ -60,6 +60,55 @@ BiasSource bias_source(const Node& n) {
 }
 bool has_bias(const Node& n) { return n.weights[0] || n.weights[1]; }
 
+// Query rows of one call of a kernel.
+class Rows {
+ public:
+  Rows(const Node& n, const Heads& a) : n_(n), a_(a) {}
+  int count() const { return count_; }
+
+  // Token row `row` of query head h, which stands at `position` among `total` keys.
+  void add(int64_t row, int64_t h, int64_t position, int64_t total) {
+    const int i = count_++;
+    q_[i] = a_.q + (row * a_.H + h) * a_.D;
+    out_[i] = a_.out + (row * a_.H + h) * a_.Dv;
+    weights_[i] = a_.record ? a_.record->weights.data() + (row * a_.H + h) * a_.record->span : nullptr;
+    bias_[i] = a_.bias ? a_.bias->row(h, position) : nullptr;
+    lo_[i] = n_.attrs.window_left < 0 ? 0 : std::max<int64_t>(0, position - n_.attrs.window_left);
+    hi_[i] = n_.attrs.causal ? std::min(total, position + 1) : total;
+    if (n_.attrs.window_right >= 0) hi_[i] = std::min(hi_[i], position + n_.attrs.window_right + 1);
+  }
+
+  // For rows [begin, end).
+  AttentionArgs args(const Pages& pages, int begin, int end) const {
+    return {end - begin,
+            a_.D,
+            a_.Dv,
+            q_ + begin,
+            pages.keys,
+            pages.values,
+            pages.ldv,
+            lo_ + begin,
+            hi_ + begin,
+            a_.bias ? bias_ + begin : nullptr,
+            static_cast<float>(n_.attrs.scale),
+            static_cast<float>(n_.attrs.softcap),
+            out_ + begin,
+            a_.record ? weights_ + begin : nullptr,
+            pages.room,
+            pages.type};
+  }
+
+ private:
+  const Node& n_;
+  const Heads& a_;
+  int count_ = 0;
+  const float* q_[kChunk];
+  float* out_[kChunk];
+  float* weights_[kChunk];
+  const float* bias_[kChunk];
+  int64_t lo_[kChunk], hi_[kChunk];
+};
+
 // Token rows that share their keys: rows first .. first + tokens; the first stands at `position` among the keys.
 struct Queries {
   int64_t first, tokens, position;
@@ -68,38 +117,10 @@ struct Queries {
 // Rows [begin, end) of the tokens x group rows of head g; row i is token i / group, query head g * group + i % group.
 void attend(const Node& n, const Heads& a, const Queries& queries, const Pages& pages, int64_t g, int64_t begin,
             int64_t end) {
-  const float* q[kChunk];
-  float* out[kChunk];
-  float* weights[kChunk];
-  const float* bias[kChunk];
-  int64_t lo[kChunk], hi[kChunk];
-  for (int64_t i = begin; i < end; ++i) {
-    const int64_t t = i / a.group, h = g * a.group + i % a.group, row = queries.first + t, at = i - begin;
-    const int64_t position = queries.position + t;
-    q[at] = a.q + (row * a.H + h) * a.D;
-    out[at] = a.out + (row * a.H + h) * a.Dv;
-    weights[at] = a.record ? a.record->weights.data() + (row * a.H + h) * a.record->span : nullptr;
-    bias[at] = a.bias ? a.bias->row(h, position) : nullptr;
-    lo[at] = n.attrs.window_left < 0 ? 0 : std::max<int64_t>(0, position - n.attrs.window_left);
-    hi[at] = n.attrs.causal ? std::min(pages.total, position + 1) : pages.total;
-    if (n.attrs.window_right >= 0) hi[at] = std::min(hi[at], position + n.attrs.window_right + 1);
-  }
-  const AttentionArgs args{static_cast<int>(end - begin),
-                           a.D,
-                           a.Dv,
-                           q,
-                           pages.keys,
-                           pages.values,
-                           pages.ldv,
-                           lo,
-                           hi,
-                           a.bias ? bias : nullptr,
-                           static_cast<float>(n.attrs.scale),
-                           static_cast<float>(n.attrs.softcap),
-                           out,
-                           a.record ? weights : nullptr,
-                           pages.room,
-                           pages.type};
+  Rows rows(n, a);
+  for (int64_t i = begin; i < end; ++i)
+    rows.add(queries.first + i / a.group, g * a.group + i % a.group, queries.position + i / a.group, pages.total);
+  const AttentionArgs args = rows.args(pages, 0, rows.count());
   kernels().attention(&args);
 }
 
@@ -151,11 +172,12 @@ void append(const Node& n, Frame& f, const PagedLayer& layer, PagePool& pool, co
   }
 }
 
+// The pages that hold the first `total` keys; pointers below `from` are not needed.
 Pages pages_of(Frame& f, const Team& team, const PagePool& pool, const PagedLayer& layer,
-               const std::vector<int32_t>& ids, int64_t g, int64_t total) {
+               const std::vector<int32_t>& ids, int64_t g, int64_t total, int64_t from = 0) {
   Pages pages(f, team, total, layer.value_size);
   pages.type = layer.type;
-  for (int64_t p = 0; p < page_count(total); ++p) {
+  for (int64_t p = from; p < page_count(total); ++p) {
     const uint8_t* page = pool.data(ids[static_cast<size_t>(p)]);
     pages.keys[p] = page + layer.key_offset(g);
     pages.values[p] = page + layer.value_offset(g);
@@ -163,31 +185,98 @@ Pages pages_of(Frame& f, const Team& team, const PagePool& pool, const PagedLaye
   return pages;
 }
 
+// Neighbouring sequences [first, last) that start with the same pages (beams, shared prompts): `blocks` blocks of them.
+struct Family {
+  int64_t first, last, blocks;
+};
+
+// The family that begins with sequence s: as many as share at least one block and have room in one call, but no more
+// than `most`.
+Family family_of(const Frame& f, int64_t s, int64_t group, int64_t most) {
+  const auto pages = [&](int64_t i) -> const std::vector<int32_t>& {
+    return f.state->sequences[static_cast<size_t>(i)].pages;
+  };
+  Family family{s, s + 1, 0};
+  int64_t rows = f.length(s) * group, shared = static_cast<int64_t>(pages(s).size());
+  for (; family.last < f.batch && family.last - s < most; ++family.last) {
+    const std::vector<int32_t>&a = pages(s), &b = pages(family.last);
+    const auto end = a.begin() + std::min(shared, static_cast<int64_t>(b.size()));
+    const int64_t same = std::mismatch(a.begin(), end, b.begin()).first - a.begin();
+    rows += f.length(family.last) * group;
+    if (same < kBlock / kPage || rows > kChunk) break;
+    shared = same;
+    family.blocks = same / (kBlock / kPage);
+  }
+  return family;
+}
+
+// All sequences of a family at once over the blocks they share, then each over its own: read once, and the bits of
+// each alone.
+void attend_family(const Node& n, const Heads& a, Frame& f, const Team& team, const PagedLayer& layer,
+                   const Family& family, int64_t g) {
+  const auto at = [](int64_t s) { return static_cast<size_t>(s); };
+  const auto total = [&](int64_t s) { return f.positions[at(s)] + f.length(s); };
+  const auto pages = [&](int64_t s, int64_t keys, int64_t from) {
+    return pages_of(f, team, f.state->cache, layer, f.state->sequences[at(s)].pages, g, keys, from);
+  };
+  Rows rows(n, a);
+  float state[2 * kChunk];
+  for (int64_t s = family.first; s < family.last; ++s)
+    for (int64_t t = 0; t < f.length(s); ++t)
+      for (int64_t h = 0; h < a.group; ++h)
+        rows.add(f.offsets[at(s)] + t, g * a.group + h, f.positions[at(s)] + t, total(s));
+  const AttentionArgs together = rows.args(pages(family.first, family.blocks * kBlock, 0), 0, rows.count());
+  const AttentionPart common{0, family.blocks, state, true, false};
+  kernels().attention_part(&together, &common);
+  for (int64_t s = family.first, row = 0; s < family.last; ++s) {
+    const int64_t end = row + f.length(s) * a.group;
+    const Pages own = pages(s, total(s), family.blocks * (kBlock / kPage));
+    const AttentionArgs alone = rows.args(own, static_cast<int>(row), static_cast<int>(end));
+    const AttentionPart rest{family.blocks, INT64_MAX, state + 2 * row, false, true};
+    kernels().attention_part(&alone, &rest);
+    row = end;
+  }
+}
+
+void attend_sequence(const Node& n, const Heads& a, Frame& f, const Team& team, const PagedLayer& layer, int64_t s,
+                     int64_t g, int64_t begin, int64_t end) {
+  const Queries queries{f.offsets[static_cast<size_t>(s)], f.length(s), f.positions[static_cast<size_t>(s)]};
+  const Pages pages = pages_of(f, team, f.state->cache, layer, f.state->sequences[static_cast<size_t>(s)].pages, g,
+                               queries.position + queries.tokens);
+  attend(n, a, queries, pages, g, begin, end);
+}
+
 void run_cached(const Node& n, Frame& f, Team& team) {
   Heads a(n, f);
   a.bias = f.state->biases.find(bias_source(n));
   PagePool& pool = f.state->cache;
   const PagedLayer& layer = pool.layer(n.attrs.cache);
+  // Families must not leave threads without work.
+  const int64_t parts = (team.nth + a.G - 1) / a.G, most = (f.batch + parts - 1) / parts;
   Dealer writers{team};
-  for (int64_t s = 0; s < f.batch; ++s)
+  for (Family family{0, 0, 0}; family.last < f.batch;) {
+    family = family_of(f, family.last, a.group, most);
     for (int64_t g = 0; g < a.G; ++g)
       if (writers.mine())
-        append(n, f, layer, pool, f.state->sequences[static_cast<size_t>(s)].pages, s, g,
-               f.positions[static_cast<size_t>(s)], 1, 2);
+        for (int64_t s = family.first; s < family.last; ++s)
+          append(n, f, layer, pool, f.state->sequences[static_cast<size_t>(s)].pages, s, g,
+                 f.positions[static_cast<size_t>(s)], 1, 2);
+  }
   // One token a sequence and at most a chunk of rows: items are dealt as above, so a thread reads only what it wrote
   // itself.
   if (f.tokens != f.batch || a.group > kChunk) team.barrier();
   Dealer readers{team};
-  for (int64_t s = 0; s < f.batch; ++s) {
-    const Queries queries{f.offsets[static_cast<size_t>(s)], f.length(s), f.positions[static_cast<size_t>(s)]};
-    const int64_t rows = queries.tokens * a.group;
-    for (int64_t g = 0; g < a.G; ++g)
+  for (Family family{0, 0, 0}; family.last < f.batch;) {
+    family = family_of(f, family.last, a.group, most);
+    const int64_t rows = f.length(family.first) * a.group;
+    for (int64_t g = 0; g < a.G; ++g) {
+      if (family.blocks > 0) {
+        if (readers.mine()) attend_family(n, a, f, team, layer, family, g);
+        continue;
+      }
       for (int64_t r = 0; r < rows; r += kChunk)
-        if (readers.mine())
-          attend(n, a, queries,
-                 pages_of(f, team, pool, layer, f.state->sequences[static_cast<size_t>(s)].pages, g,
-                          queries.position + queries.tokens),
-                 g, r, std::min(rows, r + kChunk));
+        if (readers.mine()) attend_sequence(n, a, f, team, layer, family.first, g, r, std::min(rows, r + kChunk));
+    }
   }
 }
 
@@ -233,7 +322,9 @@ double flops_of(const Heads& a, int64_t rows, int64_t keys) {
   return 2.0 * static_cast<double>(rows * a.H * keys) * static_cast<double>(a.D + a.Dv + 16);
 }
 
-double bytes_of(const Heads& a, int64_t keys) { return 4.0 * static_cast<double>(keys * a.G * (a.D + a.Dv)); }
+double bytes_of(const PagedLayer& layer, int64_t keys) {
+  return static_cast<double>(keys * layer.bytes()) / static_cast<double>(kPage);
+}
 
 }  // namespace
 
@@ -241,12 +332,16 @@ Needs attention_needs(const Node& n, const Frame& f) {
   const Heads a(n, const_cast<Frame&>(f));
   Needs needs;
   int64_t longest = 0, pages = 0;
+  const bool cached = n.attrs.cache >= 0;
+  Family family{0, 0, 0};
   for (int64_t s = 0; s < f.batch; ++s) {
+    if (cached && s == family.last) family = family_of(f, s, a.group, f.batch);
     const int64_t total = f.length(s) + (n.attrs.cache >= 0 ? f.positions[static_cast<size_t>(s)] : 0);
     longest = std::max(longest, total);
     pages += page_count(total);
     needs.flops += flops_of(a, f.length(s), total);
-    needs.kept_bytes += n.attrs.cache >= 0 ? bytes_of(a, total) : 0;
+    const int64_t again = s == family.first ? 0 : family.blocks * kBlock;  // read with the first of the family
+    if (cached) needs.kept_bytes += bytes_of(f.state->cache.layer(n.attrs.cache), total - again);
   }
   needs.shared = n.attrs.cache >= 0 ? 0 : pages * a.G * a.D * kPage;
   needs.per_thread = Pages::scratch_floats(longest, a.D);
@@ -277,12 +372,13 @@ void run_memory_write(const Node& n, Frame& f, Team& team) {
 
 Needs cross_attention_needs(const Node& n, const Frame& f) {
   const Heads a(n, const_cast<Frame&>(f));
+  const PagedLayer& layer = f.state->memory_pages.layer(n.attrs.layer);
   Needs needs;
   int64_t longest = 0;
   for (int64_t s = 0; s < f.batch; ++s) {
     longest = std::max(longest, f.memory(s).length);
     needs.flops += flops_of(a, f.length(s), f.memory(s).length);
-    if (s == 0 || &f.memory(s) != &f.memory(s - 1)) needs.kept_bytes += bytes_of(a, f.memory(s).length);
+    if (s == 0 || &f.memory(s) != &f.memory(s - 1)) needs.kept_bytes += bytes_of(layer, f.memory(s).length);
   }
   needs.per_thread = Pages::scratch_floats(longest, a.D);
   return needs;

@@ -185,6 +185,21 @@ void check_partials(const Problem& p, const std::vector<float>& out, const std::
   }
 }
 
+// The same bits from one walk in several parts.
+void check_parts(const Problem& p, const std::vector<float>& out, const std::vector<float>& weights) {
+  const int64_t blocks = (p.S + kBlock - 1) / kBlock;
+  for (int64_t step : {int64_t{1}, int64_t{2}}) {
+    forget(p);
+    Array state(2 * p.rows);
+    for (int64_t b = 0; b <= blocks; b += step) {
+      const AttentionPart part = {b, b + step, state, b == 0, b + step > blocks};
+      kernels().attention_part(&p.args, &part);
+    }
+    report(equal_to(p.out, out) && equal_to(p.weights, weights), "parts, rows=%d S=%ld Dv=%ld step=%ld", p.rows,
+           long(p.S), long(p.Dv), long(step));
+  }
+}
+
 // The same bits from a row alone, even when all that it does not see is NaN.
 void check_rows_alone(Problem& p, const std::vector<float>& out) {
   const std::vector<float> k = copy_of(p.k), v = copy_of(p.v);
@@ -212,6 +227,7 @@ void check_problem(int rows, int64_t S, int64_t D, int64_t Dv, bool padded, int 
   for (int r = 0; r < rows; ++r) check_row(p, r, "attention");
   const std::vector<float> out = copy_of(p.out), weights = copy_of(p.weights);
   check_partials(p, out, weights);
+  check_parts(p, out, weights);
   check_rows_alone(p, out);
   forget(p);
   p.args.weights = nullptr;
