@@ -32,6 +32,7 @@ from peers_harness.runner import Runner  # noqa: E402
 
 DOCS = FOLDER.parent / "docs"
 PACKAGES = {"ctranslate2": ("ctranslate2",), "torch": ("torch", "transformers"), "ort": ("onnxruntime", "optimum-onnx")}
+NOTHING: dict[str, Any] = {"sittings": []}
 SLOPES = {  # model -> contexts, which types of ours
     "gpt2-small": ([64, 192, 320, 448, 576, 704, 832, 960], ("float32", "int8")),
     "llama-1b": ([128, 1024, 2048, 3072, 4096, 6144, 8128], ("float32", "int8")),
@@ -116,13 +117,20 @@ def save(options: argparse.Namespace, results: dict[str, Any]) -> None:
 
 
 def missing(results: dict[str, Any], case: Case, wanted: list[Participant], again: bool) -> list[Participant]:
-    """Who has not been measured in this case; ours comes along, for every ratio is taken within a round."""
+    """Who has not been measured in this case; ours comes along, for every ratio is taken within a round. On a busy machine
+    nobody was."""
     entry = results["cases"].get(case.label)
-    if entry is None or again:
+    if entry is None or again or busy(entry):
         return wanted
     done = {*ratios.participants(entry), *entry["faults"]}
     new = [p for p in wanted if p.name not in done]
     return [p for p in wanted if p in new or (p.engine == OURS and new)]
+
+
+def busy(entry: dict[str, Any]) -> bool:
+    """Whether most of a case's turns were disturbed."""
+    bad, turns = ratios.disturbed([entry])
+    return bad > turns / 2
 
 
 def measure_limits(options: argparse.Namespace, results: dict[str, Any]) -> None:
@@ -142,8 +150,9 @@ def run(options: argparse.Namespace, results: dict[str, Any]) -> None:
                 continue
             pool.quiet()
             measure_limits(options, results)  # every time: what is the machine's best shows only now and then
-            for case in work if options.again else ():
-                results["cases"].pop(case.label, None)
+            for case in work:
+                if options.again or busy(results["cases"].get(case.label, NOTHING)):
+                    results["cases"].pop(case.label, None)
 
             def done(case: Case) -> None:
                 print(f"\n{case.label}  ({(time.monotonic() - begin) / 60:.1f} min)")

@@ -117,11 +117,17 @@ def test_a_worker_that_dies_or_hangs_or_refuses_is_a_note_and_the_rest_goes_on(t
 
 def test_resuming_measures_only_what_is_missing(seated: pool.Pool) -> None:
     results = empty()
-    measured(seated, results)
+    for turns in measured(seated, results)["sittings"][0]:
+        for turn in turns.values():
+            turn[2] = 0.0
     other = Participant("torch", "float32")
     assert peers.missing(results, CASE, [OURS, THEIRS], again=False) == []
     assert peers.missing(results, CASE, [OURS, THEIRS, other], again=False) == [OURS, other]
     assert peers.missing(results, CASE, [OURS, THEIRS], again=True) == [OURS, THEIRS]
+    for turns in results["cases"][CASE.label]["sittings"][0]:
+        for turn in turns.values():
+            turn[2] = 0.5
+    assert peers.missing(results, CASE, [OURS, THEIRS], again=False) == [OURS, THEIRS], "the machine was busy"
 
 
 def test_results_are_saved_whole(tmp_path: Path, seated: pool.Pool) -> None:
