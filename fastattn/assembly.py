@@ -54,7 +54,8 @@ class Assembly:
             assert self.checkpoint.converted
             return BorrowingStore(self.checkpoint.converted, self.needed)
         total = sum(math.prod(item.shape) for item in self.needed)
-        return PackingStore(self.weights, compute_type, num_threads, progress, total)
+        where = str(self.checkpoint.path)
+        return PackingStore(self.weights, compute_type, num_threads, progress, total, where)
 
     def arrays(self, compute_type: str) -> dict[str, Array | Quantized]:
         """The weights for the NumPy reference, quantised as the engine does it."""

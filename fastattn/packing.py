@@ -72,7 +72,8 @@ class PackingStore:
     """Packs arrays as they are asked for; each tensor and form once.
 
     weights: name -> float32, float16, or uint16 that holds bfloat16; any strides. After a tensor is packed, its pages of a
-    mapped file are given back. progress: called with parameters packed and how many there are in all.
+    mapped file are given back. progress: called with parameters packed and how many there are in all. where: the model's
+    path, for errors.
     """
 
     def __init__(
@@ -82,8 +83,9 @@ class PackingStore:
         num_threads: int | None = None,
         progress: Progress | None = None,
         total: int = 0,
+        where: str = "",
     ) -> None:
-        self.compute_type = compute_type
+        self.compute_type, self._where = compute_type, f"{where}: " if where else ""
         self._weights, self._threads = weights, num_threads or int(_native.get_num_threads())
         self._progress, self._done, self._total = progress, 0, total
         self._kept: dict[Needed, _native.Weight] = {}
@@ -102,7 +104,7 @@ class PackingStore:
         try:
             weight = _native.Weight(_elements(array), item.matrix, self._threads, kind, array.dtype == np.uint16)
         except ValueError as error:
-            raise LoadError(f"tensor {item.name!r}: {error}") from None
+            raise LoadError(f"{self._where}tensor {item.name!r}: {error}") from None
         self._took(array)
         return weight
 
@@ -115,10 +117,10 @@ class PackingStore:
 
     def _array(self, item: Needed) -> AnyArray:
         if item.name not in self._weights:
-            raise InputError(f"tensor {item.name!r} is missing: expected {list(item.shape)}")
+            raise InputError(f"{self._where}tensor {item.name!r} is missing: expected {list(item.shape)}")
         array = self._weights[item.name]
         if array.shape != item.shape:
-            raise InputError(f"tensor {item.name!r} is {list(array.shape)}, expected {list(item.shape)}")
+            raise InputError(f"{self._where}tensor {item.name!r} is {list(array.shape)}, expected {list(item.shape)}")
         return array
 
     def _took(self, array: AnyArray) -> None:

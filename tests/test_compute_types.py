@@ -13,7 +13,7 @@ import fastattn
 from fastattn import _native
 from fastattn.assembly import assemble
 from fastattn.loaders import open_checkpoint
-from fastattn.packing import COMPUTE_TYPES, BFloat16Array, PackingStore, as_float32, needed
+from fastattn.packing import COMPUTE_TYPES, BFloat16Array, Needed, PackingStore, as_float32, needed, packed_bytes
 from fastattn.reference.matrices import Quantized, in_type, unpack
 from fastattn.reference.quantized import to_bfloat16
 from fastattn.runtime import Select
@@ -212,3 +212,34 @@ def test_16_bit_checkpoints_are_packed_from_their_bits(tmp_path: Path) -> None:
 
 def contents(weight: _native.Weight) -> np.ndarray[Any, Any]:
     return weight.packed if weight.packed is not None else np.zeros(1)
+
+
+def test_a_matrix_that_a_type_cannot_hold_is_named() -> None:
+    wide = {"w": np.zeros((1, (1 << 16) + 1), np.float32)}
+    with pytest.raises(fastattn.LoadError, match=r"model: tensor 'w': .*65536"):
+        PackingStore(wide, "int8", where="model").get(Needed("w", wide["w"].shape, True))
+    assert PackingStore(wide, "int4").get(Needed("w", wide["w"].shape, True)).dtype == "int4"
+
+
+def test_sizes_are_known_before_packing() -> None:
+    for rows, columns in ((1, 1), (32, 32), (33, 65), (100, 7)):
+        item, weights = Needed("w", (rows, columns), True), {"w": np.ones((rows, columns), np.float32)}
+        for kind in COMPUTE_TYPES:
+            assert packed_bytes(item, kind) == PackingStore(weights, kind).get(item).nbytes
+
+
+def test_float64_and_what_is_not_aligned_is_read_too() -> None:
+    rng = np.random.default_rng(5)
+    exact = rng.standard_normal((9, 40)).astype(np.float32)
+    shifted = np.frombuffer(b"x" + exact.tobytes(), np.uint8)[1:].view(np.float32).reshape(9, 40)
+    item = Needed("w", (9, 40), True)
+    for kind in COMPUTE_TYPES:
+        plain = contents(PackingStore({"w": exact}, kind).get(item))
+        for other in (
+            exact.astype(np.float64),
+            shifted,
+            exact.astype(">f4"),
+            np.asfortranarray(exact),
+            exact[::-1][::-1],
+        ):
+            assert (contents(PackingStore({"w": other}, kind).get(item)) == plain).all()
