@@ -136,7 +136,7 @@ def test_the_translation_alone_goes_to_standard_output(model: FakeModel, capsys:
 
 def test_options_reach_the_library_by_their_names(model: FakeModel, capsys: Captured) -> None:
     options = "--num-beams 4 --max-new-tokens 9 --length-penalty -0.5 --early-stopping false --no-repeat-ngram-size 2"
-    more = "--repetition-penalty 1.5 --threads 2 --backend reference --compute-type int8 --model elsewhere"
+    more = "--repetition-penalty 1.5 --threads 2 --backend reference --compute-type int8 --cache-type bfloat16 --model elsewhere"
     assert cli.main(["translate", "I", *options.split(), *more.split()]) == 0
     assert model.loaded_with == {
         "name": "elsewhere",
@@ -144,6 +144,7 @@ def test_options_reach_the_library_by_their_names(model: FakeModel, capsys: Capt
         "backend": "reference",
         "progress": None,
         "compute_type": "int8",
+        "cache_type": "bfloat16",
     }
     assert model.calls[0][1] == {
         "num_beams": 4,

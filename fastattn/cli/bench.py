@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fastattn.cli.console import Progress, at_least, columns
 from fastattn.cli.loading import bar
 from fastattn.packing import COMPUTE_TYPES
+from fastattn.runtime import CACHE_TYPES
 
 if TYPE_CHECKING:
     from fastattn.profile import Profile
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--beams", type=at_least(1), default=1, metavar="N", help="beams for --profile (default: 1)")
     parser.add_argument("--threads", type=at_least(1), metavar="N", help="threads to use (default: the CPUs available)")
     parser.add_argument("--compute-type", choices=COMPUTE_TYPES, help="how the models' matrices are kept")
+    parser.add_argument("--cache-type", choices=CACHE_TYPES, default="float32", help="keys and values, with --profile")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -65,7 +67,8 @@ def run(arguments: argparse.Namespace) -> None:
         fastattn.set_num_threads(arguments.threads)
     if arguments.profile:
         with bar(f"loading {arguments.profile}") as packing:
-            model = fastattn.load(arguments.profile, compute_type=arguments.compute_type, progress=packing)
+            options = {"compute_type": arguments.compute_type, "cache_type": arguments.cache_type}
+            model = fastattn.load(arguments.profile, progress=packing, **options)
         profile = model.profile(num_beams=arguments.beams)
         print(json.dumps(as_json(profile), ensure_ascii=False) if arguments.json else profile)
         return

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastattn.cli.console import BAR, at_least
 from fastattn.packing import COMPUTE_TYPES, Progress
+from fastattn.runtime import CACHE_TYPES
 
 if TYPE_CHECKING:
     from fastattn.api import Model
@@ -21,6 +22,7 @@ SOON = 0.3  # seconds without a bar
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options that say how a model runs."""
     parser.add_argument("--compute-type", choices=COMPUTE_TYPES, help="how matrices are kept (default: float32)")
+    parser.add_argument("--cache-type", choices=CACHE_TYPES, help="how keys and values are kept (default: float32)")
     parser.add_argument("--threads", type=at_least(1), metavar="N", help="threads to use (default: the CPUs available)")
     parser.add_argument("--backend", choices=["native", "reference"], default="native", help="reference: plain NumPy")
 
@@ -30,8 +32,8 @@ def load(arguments: argparse.Namespace) -> Model:
     import fastattn
 
     options: dict[str, Any] = {"num_threads": arguments.threads, "backend": arguments.backend}
-    if arguments.compute_type:
-        options["compute_type"] = arguments.compute_type
+    given = {"compute_type": arguments.compute_type, "cache_type": arguments.cache_type}
+    options |= {name: value for name, value in given.items() if value}
     with bar(f"loading {arguments.model}") as progress:
         return fastattn.load(arguments.model, progress=progress, **options)
 
