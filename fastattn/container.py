@@ -35,20 +35,26 @@ class BorrowingStore:
         if file.layout != _native.LAYOUT:
             other = f"layout {file.layout}, this fastattn reads {_native.LAYOUT}: convert the model again"
             raise LoadError(f"{file.path}: its weights are packed in {other}")
-        missing, misshapen = [], []
+        missing: list[str] = []
+        misshapen: dict[str, str] = {}
         for name, shape, matrix in wanted:
             if name not in (file.matrices if matrix else file.tensors):
                 missing.append(name)
             elif self._shape(name, matrix) != shape:
-                misshapen.append(f"{name} is {list(self._shape(name, matrix))}, expected {list(shape)}")
+                misshapen[name] = f"{name} is {list(self._shape(name, matrix))}, expected {list(shape)}"
             elif not matrix and file.tensors[name].stored.dtype != np.float32:
-                misshapen.append(f"{name} is {file.tensors[name].dtype}, expected float32")
+                misshapen[name] = f"{name} is {file.tensors[name].dtype}, expected float32"
         known = {name + PACKED if matrix else name for name, _, matrix in wanted}
         unexpected = sorted(file.tensors.keys() - known)
-        faults = (("missing", missing), ("misshapen", misshapen), ("unexpected", unexpected))
+        faults = (("missing", missing), ("misshapen", list(misshapen.values())), ("unexpected", unexpected))
         said = [f"{len(names)} {fault}: {', '.join(names[:8])}" for fault, names in faults if names]
         if said:
-            raise LoadError(f"{file.path}: {'; '.join(said)}", missing=tuple(missing), unexpected=tuple(unexpected))
+            raise LoadError(
+                f"{file.path}: {'; '.join(said)}",
+                missing=tuple(missing),
+                unexpected=tuple(unexpected),
+                misshapen=tuple(misshapen),
+            )
 
     def _shape(self, name: str, matrix: bool) -> tuple[int, ...]:
         held = self._file.matrices.get(name) if matrix else None

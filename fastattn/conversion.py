@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,7 @@ def convert(
     "int8" or "int4". force: replace `out` where it is a converted model. progress: as in `load`. The memory taken is that of
     the largest tensor. Gives the folder. Raises LoadError and OptionError as `load` does, and where `out` is in the way.
 
+    >>> import tempfile
     >>> from fastattn.api import load
     >>> folder = tempfile.mkdtemp()
     >>> load(convert("en-fr-luong", folder + "/luong-int8")).generate("I see a dog").text
@@ -72,7 +73,8 @@ def convert(
         )
     _check_target(source, target, force)
     target.parent.mkdir(parents=True, exist_ok=True)
-    making = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    making = _beside(target)
+    making.mkdir()
     try:
         _write(checkpoint, making, compute_type, num_threads, progress)
         _move(making, target)
@@ -89,10 +91,11 @@ def _check_target(source: Path, target: Path, force: bool) -> None:
         raise OptionError(f"out: {target} holds the model that is to be converted")
     if not target.is_dir() or target.is_symlink():
         raise OptionError(f"out: {target} exists and is no folder")
-    strange = sorted(path.name for path in target.iterdir() if path.name not in (WEIGHTS, *COPIED))
+    found = sorted(path.name for path in target.iterdir())
+    strange = [name for name in found if name not in (WEIGHTS, *COPIED)] or (found if WEIGHTS not in found else [])
     if strange:
         raise OptionError(f"out: {target} holds {strange[0]!r}, which no conversion wrote; choose another folder")
-    if not force and any(target.iterdir()):
+    if not force and found:
         raise OptionError(f"out: {target} exists; force=True (--force) replaces it")
 
 
@@ -111,20 +114,21 @@ def _write(
             shutil.copyfile(checkpoint.path / name, folder / name)
 
 
+def _beside(target: Path) -> Path:
+    """A name that nothing has, in the folder of `target`."""
+    return target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}"
+
+
 def _move(made: Path, target: Path) -> None:
     """The finished folder takes its place; what was there is gone only then."""
-    mask = os.umask(0)
-    os.umask(mask)
-    made.chmod(0o777 & ~mask)  # a temporary folder is private
     if not target.exists():
         made.rename(target)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    target.rename(old / target.name)
+    old = _beside(target)
+    target.rename(old)
     try:
         made.rename(target)
     except BaseException:
-        (old / target.name).rename(target)
+        old.rename(target)
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)

@@ -105,6 +105,10 @@ def test_out_is_not_overwritten(tmp_path: Path) -> None:
     (out / "thesis.txt").write_text("years of work")
     with pytest.raises(fastattn.OptionError, match=r"holds 'thesis.txt', which no conversion wrote"):
         fastattn.convert("en-fr-luong", out, force=True)
+    (out / "thesis.txt").unlink()
+    (out / NAME).unlink()
+    with pytest.raises(fastattn.OptionError, match=r"holds 'config.json', which no conversion wrote"):
+        fastattn.convert("en-fr-luong", out, force=True)
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(fastattn.OptionError, match="exists and is no folder"):
