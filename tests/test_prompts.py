@@ -69,6 +69,15 @@ def test_text_that_cannot_be_read_is_refused(text: Any, message: str) -> None:
         codec("gpt2").encode_prompt("\n\n\n", limit=2)
 
 
+def test_llamas_special_tokens_have_names_of_their_own(tmp_path: Path) -> None:
+    shutil.copy(GOLDEN / "llama" / "tokenizer.json", tmp_path / "tokenizer.json")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizerFast", "add_eos_token": true}')
+    found = load_prompt_tokenizer(tmp_path, {})
+    assert found is not None
+    for case in EXPECTED["llama"]["prompts"]:
+        assert found.encode_prompt(case["text"]).ids == [*case["ids"], 2]
+
+
 def test_an_empty_prompt_is_what_the_tokenizer_puts_before_it() -> None:
     assert len(codec("llama3").encode_prompt("").ids) == 1
 
@@ -81,7 +90,12 @@ def test_an_empty_prompt_is_what_the_tokenizer_puts_before_it() -> None:
         ("gpt2-added", "added_tokens.json", b"[]", "added_tokens.json: expected an object of tokens"),
         ("gpt2-added", "added_tokens.json", b'{"[PAD]": 1000}', "'.PAD.' is 1000, expected 331: ids have gaps"),
         ("gpt2-added", "tokenizer_config.json", b'{"add_bos_token": true, "bos_token": "<s>"}', "'<s>' is no token"),
-        ("llama", "tokenizer_config.json", b'{"tokenizer_class": "LlamaTokenizer"}', "wants a bos_token around texts"),
+        (
+            "llama",
+            "tokenizer_config.json",
+            b'{"tokenizer_class": "LlamaTokenizer", "bos_token": "<bos>"}',
+            "wants a bos_token around texts, '<bos>' is no token",
+        ),
         ("llama3", "tokenizer.json", b"{}", "tokenizer.json: not a usable tokenizer file"),
     ],
 )

@@ -20,7 +20,8 @@ BYTE_LEVEL = {
     "decoder": {"type": "ByteLevel"},
 }  # what `byte_level` makes, as a tokenizer.json
 _NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
-_LLAMA = ("LlamaTokenizer", "LlamaTokenizerFast")
+_LLAMA = ("LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTokenizer", "CodeLlamaTokenizerFast")
+_LLAMA_TOKENS = {"bos": "<s>", "eos": "</s>"}  # where tokenizer_config.json names none
 
 
 def adapt(vocabulary: Vocabulary, settings: Mapping[str, Any]) -> None:
@@ -35,7 +36,10 @@ def adapt(vocabulary: Vocabulary, settings: Mapping[str, Any]) -> None:
     file, tokenizer = vocabulary.file, vocabulary.tokenizer
     if settings.get("tokenizer_class") in _LLAMA:
         wanted = {"bos": settings.get("add_bos_token", True), "eos": settings.get("add_eos_token", False)}
-        _surround(tokenizer, file, {name: _content(settings.get(f"{name}_token")) for name in wanted if wanted[name]})
+        named = {
+            name: _content(settings.get(f"{name}_token")) or _LLAMA_TOKENS[name] for name in wanted if wanted[name]
+        }
+        _surround(tokenizer, file, named)
     described = vocabulary.description.get("pre_tokenizer") or {}
     if described.get("type") == "ByteLevel":
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
