@@ -109,9 +109,12 @@ class Session(Protocol):
     ) -> StepResult:
         """Feeds tokens: one int32 array per sequence, or int32 [batch] for one token each."""
 
-    def greedy(self, tokens: IntArray, most: int, stops: IntArray) -> tuple[IntArray, FloatArray]:
+    def greedy(
+        self, tokens: IntArray, most: int, stops: IntArray, banned: Csr | None = None
+    ) -> tuple[IntArray, FloatArray]:
         """Up to `most` >= 1 steps, fed with tokens [batch] and then with each step's best; none after one of them is in
-        `stops`. Returns the best tokens, int32 [steps, batch], and their log-probabilities, float32 of the same shape."""
+        `stops`. banned: as in `Select`, the same in every step. Returns the best tokens, int32 [steps, batch], and their
+        log-probabilities, float32 of the same shape."""
 
     def reorder(self, parents: IntArray) -> None:
         """The batch becomes [batch[p] for p in parents]: beams, repeats, dropped sequences."""
@@ -260,9 +263,11 @@ class NativeSession:
             raise InputError(str(error)) from None
         return self._result(*result) if self.capture else StepResult(*result)
 
-    def greedy(self, tokens: IntArray, most: int, stops: IntArray) -> tuple[IntArray, FloatArray]:
+    def greedy(
+        self, tokens: IntArray, most: int, stops: IntArray, banned: Csr | None = None
+    ) -> tuple[IntArray, FloatArray]:
         try:
-            return self._native.greedy(tokens, most, stops)
+            return self._native.greedy(tokens, most, stops, banned, self._programs.vocabulary)
         except ValueError as error:
             raise InputError(str(error)) from None
 

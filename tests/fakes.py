@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastattn.runtime import FloatArray, IntArray, Select, StepResult
+from fastattn.runtime import Csr, FloatArray, IntArray, Select, StepResult
 
 PRIME, FACTOR = 2_147_483_629, 48_271
 
@@ -69,10 +69,12 @@ class TableSession:
         self.rows_computed += self.batch
         return choose(self.table[[state % len(self.table) for state in self.states]], select or Select())
 
-    def greedy(self, tokens: IntArray, most: int, stops: IntArray) -> tuple[IntArray, FloatArray]:
+    def greedy(
+        self, tokens: IntArray, most: int, stops: IntArray, banned: Csr | None = None
+    ) -> tuple[IntArray, FloatArray]:
         steps: list[StepResult] = []
         while len(steps) < most:
-            steps.append(self.step(tokens, Select(k=1)))
+            steps.append(self.step(tokens, Select(k=1, banned=banned)))
             tokens = steps[-1].tokens[:, 0]
             if np.isin(tokens, stops).any():
                 break

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fastattn.decoding import GenerationOptions, Hypothesis, generate, stream
 from fastattn.decoding._beam import BeamState
 from fastattn.decoding.beam import BeamSearch
+from fastattn.decoding.greedy import RowDecoder, decode_rows
 from fastattn.errors import InputError, OptionError
 
 V = 30
@@ -226,3 +227,18 @@ def test_more_beams_than_words(sample: bool) -> None:
     options = GenerationOptions(num_beams=5, num_return_sequences=5, max_new_tokens=4, vocab_size=3, do_sample=sample)
     [found] = generate(made, [np.array([1], np.int32)], options)
     assert len({tuple(h.token_ids) for h in found}) == 5 and all(len(h.token_ids) == 4 for h in found)
+
+
+@quick
+@given(SEEDS, EOS, PROMPTS, BANS)
+def test_many_steps_to_a_call_are_the_steps_one_by_one(
+    model: int, eos: tuple[int, ...], prompts: list[list[int]], bans: dict[str, Any]
+) -> None:
+    """What bans or forces between two steps ends a call; a decoder taken one step at a time looks at every step."""
+    options = GenerationOptions(eos_token_id=eos or None, vocab_size=V, max_new_tokens=12, **bans)
+    fed = [np.array(prompt, np.int32) for prompt in prompts]
+    decoder = RowDecoder(session(model, eos, len(prompts)), fed, options)
+    while decoder.live:
+        decoder.advance()
+    one_by_one = [[row.hypothesis(options.length_penalty)] for row in decoder.rows]
+    assert decode_rows(session(model, eos, len(prompts)), fed, options) == one_by_one

@@ -243,8 +243,12 @@ py::tuple step(Session& session, const Ints& ids, const Longs& lengths, int k, b
 }
 
 // (tokens [steps, batch], log-probabilities [steps, batch])
-py::tuple greedy(Session& session, const Ints& ids, int64_t most, const Ints& stops) {
+py::tuple greedy(Session& session, const Ints& ids, int64_t most, const Ints& stops, const Csr& banned,
+                 int64_t vocabulary) {
   const py::ssize_t batch = ids.shape(0);
+  Select best;
+  best.k = 1;
+  attach(banned, batch, vocabulary, "banned", &best.banned_rows, &best.banned);
   py::array_t<int32_t> tokens({static_cast<py::ssize_t>(most), batch});
   py::array_t<float> scores({static_cast<py::ssize_t>(most), batch});
   int32_t* token = tokens.mutable_data();
@@ -252,7 +256,7 @@ py::tuple greedy(Session& session, const Ints& ids, int64_t most, const Ints& st
   int64_t done;
   {
     py::gil_scoped_release unlocked;
-    done = session.greedy(ids.data(), batch, most, stops.data(), stops.shape(0), token, score);
+    done = session.greedy(ids.data(), batch, most, best, stops.data(), stops.shape(0), token, score);
   }
   const py::slice taken(0, done, 1);
   return py::make_tuple(tokens[taken], scores[taken]);
@@ -304,7 +308,8 @@ void bind_engine(py::module_& m) {
       .def("step", &step, py::arg("ids"), py::arg("lengths"), py::arg("k"), py::arg("log_probs"), py::arg("penalty"),
            py::arg("penalised"), py::arg("banned"), py::arg("logits"), py::arg("all_rows"), py::arg("capture"),
            py::arg("vocabulary"))
-      .def("greedy", &greedy, py::arg("ids"), py::arg("most"), py::arg("stops"))
+      .def("greedy", &greedy, py::arg("ids"), py::arg("most"), py::arg("stops"), py::arg("banned"),
+           py::arg("vocabulary"))
       .def("reorder", &reorder, py::arg("parents"))
       .def("captured", &captured)
       .def("profile", &Session::profile, py::arg("on"), "Times every op from now on, from zero, or no longer.")

@@ -114,10 +114,8 @@ void Session::step(const int32_t* ids, const int64_t* lengths, int64_t batch, co
   for (int64_t s = 0; s < batch; ++s) state_.sequences[static_cast<size_t>(s)].length += lengths[s];
 }
 
-int64_t Session::greedy(const int32_t* ids, int64_t batch, int64_t most, const int32_t* stops, int64_t stop_count,
-                        int32_t* tokens, float* scores) {
-  Select best;
-  best.k = 1;
+int64_t Session::greedy(const int32_t* ids, int64_t batch, int64_t most, const Select& best, const int32_t* stops,
+                        int64_t stop_count, int32_t* tokens, float* scores) {
   ones_.resize(static_cast<size_t>(batch));
   std::fill(ones_.begin(), ones_.end(), 1);
   const auto stopped = [&](int32_t token) { return std::find(stops, stops + stop_count, token) != stops + stop_count; };

@@ -50,7 +50,6 @@ class RowDecoder:
         copies = options.num_return_sequences
         self._session, self._options, self._eos = session, options, limits.eos
         self._processors = Processors(options, lengths, limits)
-        self._idle = self._processors.idle and not options.do_sample
         self._stops = np.array(sorted(limits.eos), np.int32)
         self._inputs = len(prompts)
         self._history = None
@@ -70,7 +69,7 @@ class RowDecoder:
         """A step, or up to `ahead` of them where nothing has to be decided in between: every live row gets its next tokens,
         and the rows that end leave the batch."""
         live = self.live
-        columns = self._idle_steps(ahead) if self._idle else [([token], [score]) for token, score in self._step()]
+        columns = self._steps(ahead) or [([token], [score]) for token, score in self._step()]
         ended = False
         for row, (tokens, scores) in zip(live, columns, strict=True):
             row.tokens += tokens
@@ -97,16 +96,19 @@ class RowDecoder:
             row.row = position
         return self.live
 
-    def _idle_steps(self, ahead: int) -> list[tuple[list[int], list[float]]]:
-        """Greedy, and nothing to penalise, ban or force: every row's next tokens and their log-probabilities."""
-        if self.generated == 0:
-            result = self._session.step(self._feed, self._plain)
-            tokens, scores = result.tokens, result.scores - result.log_sum_exp[:, None]
-        else:
-            most = min(ahead, min(row.most for row in self.live) - self.generated)
-            found = self._session.greedy(np.asarray(self._feed), most, self._stops)
-            tokens, scores = found[0].T, found[1].T
-        return list(zip(tokens.tolist(), scores.tolist(), strict=True))
+    def _steps(self, ahead: int) -> list[tuple[list[int], list[float]]]:
+        """Every row's next tokens and their log-probabilities, from as many steps as have nothing to decide between them;
+        empty where that is not even one: the first, sampling, penalties, forced tokens."""
+        generated = self.generated
+        if generated == 0 or self._options.do_sample:
+            return []
+        inputs = np.array([row.input for row in self.live], np.int32)
+        most = min(ahead, self._processors.steady(generated, inputs), min(row.most for row in self.live) - generated)
+        if most < 1:
+            return []
+        banned = self._processors.select(self._plain, generated, inputs).banned
+        tokens, scores = self._session.greedy(np.asarray(self._feed), most, self._stops, banned)
+        return list(zip(tokens.T.tolist(), scores.T.tolist(), strict=True))
 
     def _step(self) -> list[tuple[int, float]]:
         """Greedy or sampling, with processors. The session's rows are the inputs at first and the live sequences

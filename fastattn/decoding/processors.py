@@ -22,6 +22,7 @@ Rows = tuple[IntArray, IntArray, IntArray]
 rows."""
 
 _NO_ROWS: Rows = (np.zeros((0, 0), np.int32), np.zeros(0, np.int32), np.zeros(0, np.int32))
+_ENDLESS = 1 << 30
 _END, _BEGIN = 1, 2  # bits of a row's phase: end tokens are banned; the tokens suppressed at the beginning are banned
 
 
@@ -63,6 +64,20 @@ class Processors:
     def idle(self) -> bool:
         """Whether no step of the call differs from the plain one."""
         return not (self.needs_history or self._bans_always or self._phase_end or self._forced_bos or self._forced_eos)
+
+    def steady(self, generated: int, inputs: IntArray) -> int:
+        """How many steps from this one on take the same `select`, whatever tokens they choose, and are not forced."""
+        if self.needs_history:
+            return 0
+        changes = (
+            [self._last_steps, (self._least[inputs]).tolist()] if generated < self._phase_end else [self._last_steps]
+        )
+        if self._begin:
+            begins = self._begins[inputs].tolist()
+            changes += [begins, [begin + 1 for begin in begins]]
+        if generated in self._last_steps or (generated == 0 and self._forced_bos):
+            return 0
+        return min((at - generated for each in changes for at in each if at > generated), default=_ENDLESS)
 
     def select(self, plain: Select, generated: int, inputs: IntArray, rows: Rows | None = None) -> Select:
         """`plain` with the penalties and bans of this step."""

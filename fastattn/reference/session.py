@@ -104,12 +104,15 @@ class ReferenceSession:
         self._kept = kept
         return packed
 
-    def greedy(self, tokens: Array, most: int, stops: Array) -> tuple[Array, Array]:
+    def greedy(
+        self, tokens: Array, most: int, stops: Array, banned: tuple[Array, Array] | None = None
+    ) -> tuple[Array, Array]:
         """Up to `most` steps fed with each step's best tokens, none after one of them is in `stops`: tokens and their
-        log-probabilities, [steps, batch] each."""
+        log-probabilities, [steps, batch] each. banned: tokens that no step may take, as CSR."""
         best, scores = [], []
+        select = SimpleNamespace(k=1, log_probs=False, penalised=None, banned=banned, logits=False)
         for _ in range(most):
-            step = self.step(tokens, SimpleNamespace(k=1, log_probs=False, penalised=None, banned=None, logits=False))
+            step = self.step(tokens, select)
             tokens = step.tokens[:, 0]
             best.append(tokens)
             scores.append(step.scores[:, 0] - step.log_sum_exp)
