@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from toys import transformer
+from toys import VOCABULARY, transformer
 
 import fastattn
 from fastattn.errors import OptionError
@@ -47,3 +47,23 @@ def test_rounding_of_the_reference() -> None:
     x[2, 3] = np.inf
     assert np.isnan(round_cached(x, "int8")[2]).all() and not np.isnan(np.delete(round_cached(x, "int8"), 2, 0)).any()
     assert not round_cached(np.full((1, 4), 1e-38, np.float32), "int8").any()
+
+
+@pytest.mark.parametrize("kind", CACHE_TYPES)
+@pytest.mark.parametrize("kv_heads", [1, 3])
+@pytest.mark.parametrize("window", [-1, 140])
+def test_threads_share_one_long_context(kind: str, kv_heads: int, window: int) -> None:
+    """Fewer key/value heads than threads, or not a multiple: ranges of blocks go to the threads, and the bits stay."""
+    sizes = {"memory": False, "heads": 6, "head": 64, "kv_heads": kv_heads, "ffn": 3000, "layers": 1, "window": window}
+    toy, found = transformer(11, kind, **sizes), []
+    rng = np.random.default_rng(0)
+    prompt, then = (rng.integers(0, VOCABULARY, n).astype(np.int32) for n in (270, 3))
+    for threads in (1, 2):
+        session = NativeSession(toy.graphs, toy.weights, num_threads=threads, cache_type=kind)
+        session.start(1)
+        session.step([prompt])
+        session.capture = True
+        results = [session.step(np.array([token], np.int32), Select(logits=True)) for token in then]
+        found.append([r.logits for r in results] + [a.weights for r in results for a in r.attention])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)

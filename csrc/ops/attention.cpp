@@ -246,11 +246,53 @@ void attend_sequence(const Node& n, const Heads& a, Frame& f, const Team& team, 
   attend(n, a, queries, pages, g, begin, end);
 }
 
+// One long sequence whose heads do not go evenly into the threads: each thread takes a range of the blocks of every
+// head, and the partial results are merged in the order of blocks. Room for them: see attention_needs.
+bool can_split(const Node& n, const Frame& f, int64_t G, int64_t group) {
+  constexpr int64_t kSplitHeads = 8, kSplitRows = 16, kSplitBlocks = 2;  // with more heads, dealing them is even enough
+  return n.attrs.cache >= 0 && f.batch == 1 && G < kSplitHeads && f.tokens * group <= kSplitRows &&
+         f.positions[0] + f.tokens >= kSplitBlocks * kBlock;
+}
+
+int64_t block_count(int64_t keys) { return (keys + kBlock - 1) / kBlock; }
+
+void run_split(const Node& n, const Heads& a, Frame& f, Team& team, const PagedLayer& layer) {
+  const int64_t total = f.positions[0] + f.tokens, blocks = block_count(total);
+  const auto rows_of = [&](int64_t g) {
+    Rows rows(n, a);
+    for (int64_t t = 0; t < f.tokens; ++t)
+      for (int64_t h = 0; h < a.group; ++h) rows.add(t, g * a.group + h, f.positions[0] + t, total);
+    return rows;
+  };
+  const auto partials = [&](int64_t g, int64_t block) {
+    const int64_t rows = f.tokens * a.group;
+    return f.shared + partial_floats(g * blocks + block, rows, a.Dv);
+  };
+  const Range mine = team.split(blocks);
+  for (int64_t g = 0; g < a.G; ++g) {
+    const Rows rows = rows_of(g);
+    const Pages pages = pages_of(f, team, f.state->cache, layer, f.state->sequences[0].pages, g, total);
+    const AttentionArgs args = rows.args(pages, 0, rows.count());
+    kernels().attention_partial(&args, mine.begin, mine.end, partials(g, mine.begin));
+  }
+  team.barrier();
+  Dealer merging{team};
+  for (int64_t g = 0; g < a.G; ++g) {
+    if (!merging.mine()) continue;
+    const Rows rows = rows_of(g);
+    const AttentionArgs args = rows.args(Pages(f, team, total, layer.value_size), 0, rows.count());
+    const int64_t ends[] = {0, blocks};
+    const float* all = partials(g, 0);
+    kernels().attention_merge(&args, 1, ends, &all);
+  }
+}
+
 void run_cached(const Node& n, Frame& f, Team& team) {
   Heads a(n, f);
   a.bias = f.state->biases.find(bias_source(n));
   PagePool& pool = f.state->cache;
   const PagedLayer& layer = pool.layer(n.attrs.cache);
+  const bool split = team.nth > 1 && a.G % team.nth != 0 && can_split(n, f, a.G, a.group);
   // Families must not leave threads without work.
   const int64_t parts = (team.nth + a.G - 1) / a.G, most = (f.batch + parts - 1) / parts;
   Dealer writers{team};
@@ -264,7 +306,8 @@ void run_cached(const Node& n, Frame& f, Team& team) {
   }
   // One token a sequence and at most a chunk of rows: items are dealt as above, so a thread reads only what it wrote
   // itself.
-  if (f.tokens != f.batch || a.group > kChunk) team.barrier();
+  if (f.tokens != f.batch || a.group > kChunk || split) team.barrier();
+  if (split) return run_split(n, a, f, team, layer);
   Dealer readers{team};
   for (Family family{0, 0, 0}; family.last < f.batch;) {
     family = family_of(f, family.last, a.group, most);
@@ -318,6 +361,13 @@ void run_uncached(const Node& n, Frame& f, Team& team) {
   }
 }
 
+// Room in advance, so that a growing sequence does not ask for memory every few steps.
+int64_t roomy(int64_t keys) {
+  int64_t room = 1024;
+  while (room < keys) room *= 2;
+  return room;
+}
+
 double flops_of(const Heads& a, int64_t rows, int64_t keys) {
   return 2.0 * static_cast<double>(rows * a.H * keys) * static_cast<double>(a.D + a.Dv + 16);
 }
@@ -343,8 +393,10 @@ Needs attention_needs(const Node& n, const Frame& f) {
     const int64_t again = s == family.first ? 0 : family.blocks * kBlock;  // read with the first of the family
     if (cached) needs.kept_bytes += bytes_of(f.state->cache.layer(n.attrs.cache), total - again);
   }
-  needs.shared = n.attrs.cache >= 0 ? 0 : pages * a.G * a.D * kPage;
-  needs.per_thread = Pages::scratch_floats(longest, a.D);
+  const int64_t room = roomy(longest);
+  needs.shared = cached ? 0 : pages * a.G * a.D * kPage;
+  if (can_split(n, f, a.G, a.group)) needs.shared = partial_floats(a.G * block_count(room), f.tokens * a.group, a.Dv);
+  needs.per_thread = Pages::scratch_floats(room, a.D);
   if (has_bias(n)) f.state->biases.of(bias_source(n)).reserve(longest);
   return needs;
 }
@@ -380,7 +432,7 @@ Needs cross_attention_needs(const Node& n, const Frame& f) {
     needs.flops += flops_of(a, f.length(s), f.memory(s).length);
     if (s == 0 || &f.memory(s) != &f.memory(s - 1)) needs.kept_bytes += bytes_of(layer, f.memory(s).length);
   }
-  needs.per_thread = Pages::scratch_floats(longest, a.D);
+  needs.per_thread = Pages::scratch_floats(roomy(longest), a.D);
   return needs;
 }
 
