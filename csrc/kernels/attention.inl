@@ -19,9 +19,10 @@ static_assert(kTileRows <= kRowSlots && kGroups * kTileRows >= kRowsAtOnce, "row
 // Up to kTileRows rows; those of one tile.
 struct RowGroup {
   int row, rows;
-  int64_t first, last;       // keys that any row sees
-  int64_t all_from, all_to;  // keys that all rows see
-  const float* q;            // [D][rows]: scale * log2 e * q
+  int64_t first, last;                    // keys that any row sees
+  int64_t all_from, all_to;               // keys that all rows see
+  const float* q;                         // [D][rows]: scale * log2 e * q
+  const char *later_keys, *later_values;  // pages to be fetched during the products
   float M[kRowSlots], L[kRowSlots];
 };
 
@@ -64,13 +65,31 @@ INLINE void multiply_steps(Vf (&acc)[R][V], const float* a, const T* const (&b)[
   }
 }
 
+// Memory that a product fetches towards the second-level cache while it computes, some of it in each of its steps: all
+// at once would hold up the loads of the product itself.
+struct Later {
+  const char* next;
+  int64_t step;
+  INLINE void fetch() {
+    __builtin_prefetch(next, 0, 2);
+    next += step;
+  }
+};
+struct Nothing {
+  INLINE void fetch() {}
+};
+
 // acc[r][v] += sum over 0 <= k < n of a[r * LR + k * LK] * B[k][v] in the order of k, each output one chain of fma.
 // B[k][v] is the vector at b[v] + k * step.
-template <int LR, int LK, int R, int V, class T>
-INLINE void multiply(Vf (&acc)[R][V], const float* a, const T* const (&b)[V], int64_t step, int64_t n) {
+template <int LR, int LK, int R, int V, class T, class Fetch = Nothing>
+INLINE void multiply(Vf (&acc)[R][V], const float* a, const T* const (&b)[V], int64_t step, int64_t n,
+                     Fetch later = {}) {
   constexpr int U = R * V <= kAccumulators / 2 ? 4 : 2;
   int64_t offset = 0;
-  for (; n >= U; n -= U, a += U * LK, offset += U * step) multiply_steps<U, LR, LK>(acc, a, b, offset, step);
+  for (; n >= U; n -= U, a += U * LK, offset += U * step) {
+    later.fetch();
+    multiply_steps<U, LR, LK>(acc, a, b, offset, step);
+  }
   for (; n > 0; --n, a += LK, offset += step) multiply_steps<1, LR, LK>(acc, a, b, offset, step);
 }
 
@@ -132,7 +151,14 @@ void score_keys(const AttentionArgs& args, const RowGroup& group, BlockTile& til
     }
     Vf acc[R][V];
     set_zero(acc);
-    multiply<1, R>(acc, group.q, k, kPage, args.D);
+    if (R * V > kAccumulators / 2) {
+      // Half a page of a step of two d in each tile: keys in the first half of the block, values in the second.
+      const char* page = key < kBlock / 2 ? group.later_keys : group.later_values;
+      multiply<1, R>(acc, group.q, k, kPage, args.D,
+                     Later{page + key % (kBlock / 2) * args.D * int64_t(sizeof(T)) / 4, 16 * sizeof(T)});
+    } else {
+      multiply<1, R>(acc, group.q, k, kPage, args.D);
+    }
     if constexpr (is_int8<T>) {
       for (int v = 0; v < V; ++v) {
         const Vf scale = load(scales_of(args.k_pages, tile.begin + key + v * kLanes, args.D));
@@ -446,6 +472,7 @@ void take_queries(const AttentionArgs& args, RowGroup& group, float* q) {
   const float scale = args.scale * kLog2E;
   const float* const* rows = args.q + group.row;
   group.q = q;
+  group.later_keys = group.later_values = reinterpret_cast<const char*>(q);  // nothing new
   if (group.rows == 1) {
     for (int64_t d = 0; d < args.D; d += kLanes)
       store_up_to(q + d, load_up_to(rows[0] + d, args.D - d) * set1(scale), args.D - d);
@@ -511,16 +538,23 @@ int make_groups(const AttentionArgs& args, int row, int rows, RowGroup* groups) 
   return count;
 }
 
-// Fetches part `i` of `n` of the block that comes next, up to key `last`, towards the second-level cache: without this
-// the first group of rows would wait for each of its pages.
-void fetch_block(const AttentionArgs& args, int64_t block, int64_t last, int i, int n) {
+// Part `i` of `n` of the block that comes next, up to key `last`, is fetched towards the second-level cache: without
+// this the first group of rows would wait for each of its pages. One page comes during the products of `group`.
+void fetch_block(const AttentionArgs& args, int64_t block, int64_t last, int i, int n, RowGroup& group) {
   constexpr int pages = kBlock / kPage;
+  const auto address = [](const void* const* list, int64_t page) { return static_cast<const char*>(list[page]); };
+  group.later_keys = group.later_values = reinterpret_cast<const char*>(group.q);
   for (int p = pages * i / n; p < pages * (i + 1) / n; ++p) {
     const int64_t page = block * pages + p;
     if (page * kPage >= last) return;
-    const auto *k = static_cast<const char*>(args.k_pages[page]), *v = static_cast<const char*>(args.v_pages[page]);
-    for (int64_t i = 0; i < page_bytes(args.type, args.D); i += 64) __builtin_prefetch(k + i, 0, 2);
-    for (int64_t i = 0; i < page_bytes(args.type, args.ldv); i += 64) __builtin_prefetch(v + i, 0, 2);
+    const char *k = address(args.k_pages, page), *v = address(args.v_pages, page);
+    if (p == pages * i / n && group.rows == kTileRows) {
+      group.later_keys = k;
+      group.later_values = v;
+      continue;
+    }
+    for (int64_t at = 0; at < page_bytes(args.type, args.D); at += 64) __builtin_prefetch(k + at, 0, 2);
+    for (int64_t at = 0; at < page_bytes(args.type, args.ldv); at += 64) __builtin_prefetch(v + at, 0, 2);
   }
 }
 
@@ -551,7 +585,7 @@ void attention_rows(const AttentionArgs& args, const AttentionPart& part, int ro
   const int64_t stop = minimum(part.last, (last + kBlock - 1) / kBlock);
   for (int64_t block = maximum(part.first, first / kBlock); block < stop; ++block)
     for (int g = 0; g < count; ++g) {
-      if (block + 1 < stop) fetch_block(args, block + 1, last, g, count);
+      fetch_block(args, block + 1, block + 1 < stop ? last : 0, g, count, groups[g]);
       walk_block(args, block, groups[g]);
     }
   for (int g = 0; g < count; ++g) {
