@@ -35,6 +35,7 @@ from fastattn.runtime import (
 
 if TYPE_CHECKING:
     from fastattn.assembly import Assembly
+    from fastattn.graph import Graph
     from fastattn.loaders import Checkpoint
     from fastattn.profile import Profile
     from fastattn.text import PromptCodec, TextCodec
@@ -369,6 +370,12 @@ class Model:
                 yield piece
 
         return pieces()
+
+    def graphs(self) -> dict[str, Graph]:
+        """What a step runs, "encoder" (where there is one) and "decoder", after the fusion passes; print them."""
+        from fastattn.passes import optimise
+
+        return {name: optimise(graph) for name, graph in self._architecture.graphs.items()}
 
     def profile(self, inputs: Any = None, **options: Any) -> Profile:
         """Where the time goes when `generate` decodes this: an entry per op, as `fastattn.profile.Profile`; print it.

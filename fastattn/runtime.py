@@ -112,9 +112,9 @@ class Session(Protocol):
     def greedy(
         self, tokens: IntArray, most: int, stops: IntArray, banned: Csr | None = None
     ) -> tuple[IntArray, FloatArray]:
-        """Up to `most` >= 1 steps, fed with tokens [batch] and then with each step's best; none after one of them is in
-        `stops`. banned: as in `Select`, the same in every step. Returns the best tokens, int32 [steps, batch], and their
-        log-probabilities, float32 of the same shape."""
+        """One to `most` steps, fed with tokens [batch] and then with each step's best; none after one of them is in
+        `stops`, nor after some time. banned: as in `Select`, the same in every step. Returns the best tokens, int32
+        [steps, batch], and their log-probabilities, float32 of the same shape."""
 
     def reorder(self, parents: IntArray) -> None:
         """The batch becomes [batch[p] for p in parents]: beams, repeats, dropped sequences."""

@@ -288,6 +288,31 @@ def test_select(backend: Backend, toys: dict[str, Toy], name: str) -> None:
     assert idle.logits is None and idle.scores.shape == (2, 0) and idle.log_sum_exp.size == 0
 
 
+@pytest.mark.parametrize("name", TOYS)
+def test_greedy_steps_are_those_taken_singly(backend: Backend, toys: dict[str, Toy], name: str) -> None:
+    toy, rng = toys[name], np.random.default_rng(14)
+    sources, first = [ids(rng, 4), ids(rng, 16)], ids(rng, 2)
+    single, many = fresh(backend, toy, sources), fresh(backend, toy, sources)
+    tokens, chosen, scores = first, [], []
+    for _ in range(20):
+        result = single.step(tokens, Select(k=1))
+        tokens = result.tokens[:, 0].copy()
+        chosen.append(tokens)
+        scores.append(result.scores[:, 0] - result.log_sum_exp)
+    stop = np.array([chosen[6][1]], np.int32)
+    until = next(i for i, row in enumerate(chosen) if stop[0] in row) + 1
+    done = 0
+    feed = first
+    while done < 20:
+        stops = stop if done < until else NO_IDS
+        found = many.greedy(feed, 20 - done, stops)
+        steps = len(found[0])
+        assert 1 <= steps <= 20 - done and (done >= until or done + steps <= until)
+        np.testing.assert_array_equal(found[0], chosen[done : done + steps])
+        backend.assert_same(found[1], np.array(scores[done : done + steps]))
+        done, feed = done + steps, np.ascontiguousarray(found[0][-1])
+
+
 def test_equal_scores_go_to_the_lower_id(backend: Backend) -> None:
     toy = transformer(8, memory=False, layers=1)
     toy.weights["embed.weight"][:] = 0

@@ -10,8 +10,8 @@ import pytest
 from toys import TOYS, VOCABULARY, Backend, Toy, backends
 
 import fastattn
+from fastattn import cli, nn, runtime
 from fastattn import graph as g
-from fastattn import nn, runtime
 from fastattn.passes import PASSES, optimise
 from fastattn.runtime import Select
 
@@ -130,6 +130,13 @@ def test_what_the_bundled_models_run(name: str, linears: dict[str, int], joined:
             assert (ops["linear"], ops["projections"]) == (linears[key], joined[key])
         assert ops["output"] == (key == "decoder")
         assert str(optimise(after)) == str(after), "nothing is left to do"
+
+
+def test_inspect_prints_what_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", "en-fr-transformer", "--graph"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("graph encoder") and "\n\ngraph decoder" in text
+    assert "projections(" in text and "output(" in text and "weight=model.shared.weight" in text
 
 
 def test_every_pass_keeps_inputs_before_their_readers() -> None:

@@ -89,17 +89,17 @@ def slowness() -> float:
 
 
 @pytest.mark.parametrize("name", fastattn.bundled_models())
-@pytest.mark.parametrize("beams", [1, 4])
-def test_a_token_costs_little_outside_the_kernels(name: str, beams: int) -> None:
-    """At most 40 µs a step, of which Python 20 µs; the best of several, as the machine may be busy."""
-    model, best, python = fastattn.load(name), 1.0, 1.0
+@pytest.mark.parametrize(("beams", "outside", "python"), [(1, 40e-6, 20e-6), (4, 60e-6, 40e-6)])
+def test_a_step_costs_little_outside_the_kernels(name: str, beams: int, outside: float, python: float) -> None:
+    """Seconds in all, and in Python; the best of several, as the machine may be busy."""
+    model, best, best_python = fastattn.load(name), 1.0, 1.0
     for _ in range(30):
         profile = model.profile("I am eating an apple", num_beams=beams, max_new_tokens=48, eos_token_id=None)
-        best, python = min(best, profile.outside_kernels), min(python, profile.in_python)
-        if best < 40e-6 and python < 20e-6:
+        best, best_python = min(best, profile.outside_kernels), min(best_python, profile.in_python)
+        if best < outside and best_python < python:
             break
     limit = slowness()
-    assert best < 40e-6 * limit and python < 20e-6 * limit
+    assert best < outside * limit and best_python < python * limit
 
 
 def test_only_native_ops_are_timed() -> None:

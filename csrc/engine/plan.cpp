@@ -8,7 +8,7 @@ namespace {
 // In flops. Below the first an op of single rows is done by each thread for itself, below the second any op by the
 // first thread alone: a barrier costs as much as it would save. Below the third a step stays on its own thread: the
 // others may be busy elsewhere.
-constexpr double kEachOp = 2.4e4, kSerialOp = 1.5e5, kSerialStep = 4e6;
+constexpr double kEachOp = 1.2e4, kSerialOp = 5e4, kSerialStep = 1e6;
 
 int64_t rounded(int64_t floats) { return (floats + 15) / 16 * 16; }
 

@@ -18,6 +18,9 @@ std::vector<PagedLayer> layers_of(const std::map<int64_t, PagedLayer>& by_index,
   return layers;
 }
 
+// Seconds after which greedy() returns to its caller, who may have been interrupted.
+constexpr double kPatience = 0.1;
+
 [[noreturn]] void bad(const std::string& message) { throw std::invalid_argument(message); }
 
 }  // namespace
@@ -118,6 +121,7 @@ int64_t Session::greedy(const int32_t* ids, int64_t batch, int64_t most, const S
                         int64_t stop_count, int32_t* tokens, float* scores) {
   ones_.resize(static_cast<size_t>(batch));
   std::fill(ones_.begin(), ones_.end(), 1);
+  const Clock::time_point begin = Clock::now();
   const auto stopped = [&](int32_t token) { return std::find(stops, stops + stop_count, token) != stops + stop_count; };
   for (int64_t done = 0; done < most; ids = tokens, tokens += batch, scores += batch) {
     step(ids, ones_.data(), batch, best, false, false);
@@ -125,7 +129,8 @@ int64_t Session::greedy(const int32_t* ids, int64_t batch, int64_t most, const S
       tokens[s] = results_.tokens[static_cast<size_t>(s)];
       scores[s] = results_.scores[static_cast<size_t>(s)] - results_.log_sum_exp[static_cast<size_t>(s)];
     }
-    if (++done == most || std::any_of(tokens, tokens + batch, stopped)) return done;
+    const bool late = seconds_between(begin, Clock::now()) > kPatience;
+    if (++done == most || late || std::any_of(tokens, tokens + batch, stopped)) return done;
   }
   return 0;
 }

@@ -26,8 +26,8 @@ class Session {
   void step(const int32_t* ids, const int64_t* lengths, int64_t batch, const Select& select, bool all_rows,
             bool capture);
   // Up to `most` steps of one token a sequence, each fed with the best tokens of the one before, and no more after one
-  // in which a token is among `stops`. best: k = 1 and perhaps bans, the same in every step. Returns how many steps it
-  // took; tokens, and their log-probabilities in scores: (most, batch).
+  // in which a token is among `stops`, nor after a tenth of a second. best: k = 1 and perhaps bans, the same in every
+  // step. Returns how many steps it took, at least one; tokens, and their log-probabilities in scores: (most, batch).
   int64_t greedy(const int32_t* ids, int64_t batch, int64_t most, const Select& best, const int32_t* stops,
                  int64_t stop_count, int32_t* tokens, float* scores);
   void reorder(const int32_t* parents, int64_t n);

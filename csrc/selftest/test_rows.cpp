@@ -20,6 +20,15 @@ void check_softmax(const Array& x) {
   const float got = kernels().log_sum_exp(x, n);
   report(within(got, n ? lse : -INFINITY, 3 * kEps * (std::fabs(lse) + 1)), "log_sum_exp n=%ld: %g, want %g", long(n),
          got, lse);
+  float largest = 0;
+  const double sum = kernels().exp_sum(x, n, &largest);
+  report(n == 0 || (largest == static_cast<float>(m) && kernels().maximum_of(x, n) == largest), "maximum_of n=%ld",
+         long(n));
+  report(within(largest + static_cast<float>(std::log(sum)), n ? got : -INFINITY, 0), "exp_sum n=%ld: %g", long(n),
+         sum);
+  kernels().subtract_row(x, 0.5f, 2.0f, n, y);
+  for (int64_t i = 0; i < n; ++i) report(y[i] == (x[i] - 0.5f) - 2.0f, "subtract_row n=%ld", long(n));
+  kernels().softmax_row(x, n, y);
   for (int64_t i = 0; i < n; ++i) {
     // x - m is rounded (eps |x - m| / 2), exp errs by 1.5 ULP, the float sums of 1024 / lanes terms by as many halves
     const double want = std::exp(x[i] - lse),
@@ -39,6 +48,13 @@ void check_softmax_special() {
     kernels().softmax_row(x, n, y);
     for (int i = 0; i < n; ++i) report(y[i] == 0.0f, "softmax of -inf gives zeros");
     report(kernels().log_sum_exp(x, n) == -INFINITY, "log_sum_exp of -inf");
+    float largest = 0;
+    report(kernels().exp_sum(x, n, &largest) == 0.0 && largest == -INFINITY, "exp_sum of -inf");
+    x[n / 2] = INFINITY;
+    report(kernels().exp_sum(x, n, &largest) == 1.0 && largest == INFINITY, "exp_sum of inf");
+    x[0] = NAN;
+    report(std::isnan(kernels().exp_sum(x, n, &largest)), "exp_sum lets NaN through");
+    x.fill(-INFINITY);
     kernels().log_softmax_row(x, n, y);
     for (int i = 0; i < n; ++i) report(y[i] == -INFINITY, "log_softmax of -inf");
     for (float other : {-INFINITY, 0.0f}) {

@@ -19,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a folder, a file, or the name of a bundled model")
     parser.add_argument("--compute-type", choices=COMPUTE_TYPES, help="load it so (default: float32)")
     parser.add_argument("--json", action="store_true", help="the same as one JSON object")
+    parser.add_argument(
+        "--graph", action="store_true", help="instead: the ops that a step runs, after the fusion passes"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -27,6 +30,9 @@ def run(arguments: argparse.Namespace) -> None:
 
     with bar(f"loading {arguments.model}") as progress:
         model = fastattn.load(arguments.model, compute_type=arguments.compute_type, progress=progress)
+    if arguments.graph:
+        print("\n\n".join(str(graph) for graph in model.graphs().values()))
+        return
     description = describe(model)
     print(json.dumps(description, ensure_ascii=False) if arguments.json else as_text(description))
 
