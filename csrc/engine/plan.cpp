@@ -48,12 +48,13 @@ void Plan::share_out(const Program& program) {
   who_.resize(needs_.size());
   for (size_t i = 0; i < needs_.size(); ++i) {
     const Node& node = program.nodes[i];
-    // the logits are changed in place, by all threads
-    const bool alone = node.op->reach == Reach::rows && node.outputs[0] != program.output;
-    who_[i] = single                               ? Who::first
-              : alone && needs_[i].flops < kEachOp ? Who::each
-              : needs_[i].flops < kSerialOp        ? Who::first
-                                                   : Who::all;
+    if (single) {
+      who_[i] = Who::first;
+    } else if (node.op->reach == Reach::rows && node.outputs[0] != program.output) {
+      who_[i] = needs_[i].flops < kEachOp ? Who::each : Who::all;
+    } else {  // the logits, too, which are changed in place by all threads
+      who_[i] = needs_[i].flops < kSerialOp ? Who::first : Who::all;
+    }
   }
 }
 
