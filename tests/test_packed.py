@@ -15,7 +15,7 @@ from fastattn.reference import quantized
 
 RNG = np.random.default_rng(9)
 DTYPES = ["float32", "bfloat16", "int8", "int4"]
-SHAPES = [(1, 1), (5, 3), (31, 4), (32, 31), (33, 32), (64, 33), (70, 100), (16, 257)]
+SHAPES = [(1, 1), (5, 3), (31, 4), (32, 31), (33, 32), (64, 33), (70, 100), (16, 257), (40, 1100)]
 
 
 @pytest.fixture(params=isa.available())
@@ -167,6 +167,17 @@ def test_a_row_alone_and_among_others_and_on_threads_is_the_same(each_isa: str, 
     for i in {0, rows // 2, rows - 1}:
         alone = ops.linear(x[i : i + 1], w, bias, activation="gelu", residual=residual[i : i + 1])
         assert same_bits(alone[0], together[i])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_threads_that_help_each_other_change_no_bit(dtype: str) -> None:
+    """More threads than cores: some are always late, and others take their part."""
+    w = ops.pack(normal(700, 513), dtype)
+    for rows in (1, 3, 300):
+        x = normal(rows, 513)
+        once = ops.linear(x, w)
+        with threads(7):
+            assert all(same_bits(ops.linear(x, w), once) for _ in range(20))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -59,6 +59,44 @@ __attribute__((noinline)) void int8_tile(const int8_t* q, const uint8_t* codes, 
   }
 }
 
+// The same where dot_bytes is made of products of int16: the rows are widened once, not for every vector of weights.
+template <int R>
+__attribute__((noinline)) void int8_tile_widened(const int8_t* q, const uint8_t* codes, int64_t n, int32_t* sums) {
+  constexpr int V = widest(R, kPanel);
+  alignas(64) int32_t even[R][kChunkQuads], odd[R][kChunkQuads];
+  for (int r = 0; r < R; ++r)
+    for (int64_t i = 0; i < n; i += kLanes) {  // a chunk has room for whole vectors
+      const Vi s = load_int(q + r * kLinearChunk + i * 4);
+      store_int(&even[r][i], even_signed(s));
+      store_int(&odd[r][i], odd_signed(s));
+    }
+  for (int c = 0; c < kPanel; c += V * kLanes) {
+    Vi acc[R][V];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) acc[r][v] = load_int(sums + r * kPanel + c + v * kLanes);
+    for (int64_t quad = 0; quad < n; ++quad) {
+      Vi w[V], x[V];
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        const Vi line = load_int(codes + (quad * kPanel + c + v * kLanes) * 4);
+        w[v] = even_unsigned(line), x[v] = odd_unsigned(line);
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const Vi s = set1_int(even[r][quad]), t = set1_int(odd[r][quad]);
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) acc[r][v] = dot_pairs(dot_pairs(acc[r][v], w[v], s), x[v], t);
+      }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) store_int(sums + r * kPanel + c + v * kLanes, acc[r][v]);
+  }
+}
+
 // One row, two quads at a time into accumulators of their own, reading ahead.
 void int8_row(const int8_t* q, const uint8_t* codes, int64_t n, int32_t* sums) {
   constexpr int V = widest(2, kPanel);
@@ -163,7 +201,8 @@ struct Int8Panel {
   }
   template <int R>
   static void tile(const int8_t* q, const uint8_t* panel, int64_t K, int64_t k, const Heads&, int64_t, int32_t* sums) {
-    int8_tile<R>(q, panel + k * kPanel, minimum(kChunkQuads, quads(K - k)), sums);
+    constexpr auto product = kDotBytes ? int8_tile<R> : int8_tile_widened<R>;
+    product(q, panel + k * kPanel, minimum(kChunkQuads, quads(K - k)), sums);
   }
   static void end(const Heads& heads, int64_t first, int rows, const uint8_t* panel, int64_t K, const int32_t* sums,
                   float* out) {

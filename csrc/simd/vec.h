@@ -33,6 +33,9 @@
 //   to_float(x)  to_int(x)           conversion; to the nearest, ties to even, |x| < 2^22
 //   store_bytes(p, x)                the low byte of each lane, kLanes bytes
 //   dot_bytes(acc, u, s)             acc + the 4 products of the unsigned bytes of u and the signed ones of s, exact
+//   kDotBytes                        whether there is an instruction for that, or it is made of the following
+//   even_unsigned(x) odd_unsigned(x) even_signed(x) odd_signed(x)      bytes 0 and 2, or 1 and 3, as int16
+//   dot_pairs(acc, a, b)             acc + the 2 products of int16, exact
 //   dot_nibbles(acc, u, s)           the same for bytes of u below 16, at most 8 times from an acc of set1_int(0);
 //   finish_nibbles(acc)              then this gives the sum
 //

@@ -97,11 +97,16 @@ INLINE void store_bytes(int8_t* p, Vi x) {
   const __m128i h = _mm_packs_epi32(_mm256_castsi256_si128(raw(x)), _mm256_extracti128_si256(raw(x), 1));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(h, h));
 }
-INLINE Vi dot_bytes(Vi acc, Vi u, Vi s) {  // widened to int16: maddubs would saturate
-  const __m256i low = _mm256_and_si256(raw(u), _mm256_set1_epi16(0xff)), high = _mm256_srli_epi16(raw(u), 8);
-  const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(raw(s), 8), 8), odd = _mm256_srai_epi16(raw(s), 8);
-  const __m256i sum = _mm256_add_epi32(raw(acc), _mm256_madd_epi16(low, even));
-  return cooked(_mm256_add_epi32(sum, _mm256_madd_epi16(high, odd)));
+INLINE Vi even_unsigned(Vi x) { return x & 0x00ff00ff; }
+INLINE Vi odd_unsigned(Vi x) { return cooked(_mm256_srli_epi16(raw(x), 8)); }
+INLINE Vi even_signed(Vi x) { return cooked(_mm256_srai_epi16(_mm256_slli_epi16(raw(x), 8), 8)); }
+INLINE Vi odd_signed(Vi x) { return cooked(_mm256_srai_epi16(raw(x), 8)); }
+INLINE Vi dot_pairs(Vi acc, Vi a, Vi b) {
+  return cooked(_mm256_add_epi32(raw(acc), _mm256_madd_epi16(raw(a), raw(b))));
+}
+constexpr bool kDotBytes = false;  // maddubs would saturate
+INLINE Vi dot_bytes(Vi acc, Vi u, Vi s) {
+  return dot_pairs(dot_pairs(acc, even_unsigned(u), even_signed(s)), odd_unsigned(u), odd_signed(s));
 }
 // Sums of int16: 8 times 2 products of at most 15 * 127 are 30480.
 INLINE Vi dot_nibbles(Vi acc, Vi u, Vi s) {

@@ -95,16 +95,22 @@ INLINE Vi to_int(Vf x) { return cooked(_mm512_cvtps_epi32(x)); }
 INLINE void store_bytes(int8_t* p, Vi x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(raw(x)));
 }
+INLINE Vi even_unsigned(Vi x) { return x & 0x00ff00ff; }
+INLINE Vi odd_unsigned(Vi x) { return cooked(_mm512_srli_epi16(raw(x), 8)); }
+INLINE Vi even_signed(Vi x) { return cooked(_mm512_srai_epi16(_mm512_slli_epi16(raw(x), 8), 8)); }
+INLINE Vi odd_signed(Vi x) { return cooked(_mm512_srai_epi16(raw(x), 8)); }
+INLINE Vi dot_pairs(Vi acc, Vi a, Vi b) {
+  return cooked(_mm512_add_epi32(raw(acc), _mm512_madd_epi16(raw(a), raw(b))));
+}
 #if defined(FASTATTN_VNNI)
+constexpr bool kDotBytes = true;
 INLINE Vi dot_bytes(Vi acc, Vi u, Vi s) { return cooked(_mm512_dpbusd_epi32(raw(acc), raw(u), raw(s))); }
 INLINE Vi dot_nibbles(Vi acc, Vi u, Vi s) { return cooked(_mm512_dpbusd_epi32(raw(acc), raw(u), raw(s))); }
 INLINE Vi finish_nibbles(Vi acc) { return acc; }
 #else
-INLINE Vi dot_bytes(Vi acc, Vi u, Vi s) {  // widened to int16: maddubs would saturate
-  const __m512i low = _mm512_and_si512(raw(u), _mm512_set1_epi16(0xff)), high = _mm512_srli_epi16(raw(u), 8);
-  const __m512i even = _mm512_srai_epi16(_mm512_slli_epi16(raw(s), 8), 8), odd = _mm512_srai_epi16(raw(s), 8);
-  const __m512i sum = _mm512_add_epi32(raw(acc), _mm512_madd_epi16(low, even));
-  return cooked(_mm512_add_epi32(sum, _mm512_madd_epi16(high, odd)));
+constexpr bool kDotBytes = false;  // maddubs would saturate
+INLINE Vi dot_bytes(Vi acc, Vi u, Vi s) {
+  return dot_pairs(dot_pairs(acc, even_unsigned(u), even_signed(s)), odd_unsigned(u), odd_signed(s));
 }
 // Sums of int16: 8 times 2 products of at most 15 * 127 are 30480.
 INLINE Vi dot_nibbles(Vi acc, Vi u, Vi s) {

@@ -109,11 +109,14 @@ INLINE Vi multiply_pairs(Vi a, Vi b) {
   return ((a << 16) >> 16) * ((b << 16) >> 16) + (a >> 16) * (b >> 16);
 #endif
 }
-INLINE Vi dot_bytes(Vi acc, Vi u, Vi s) {  // even bytes, then odd ones, widened to int16
-  const Vi low = set1_int(0x00ff00ff);
-  const Vh wide = reinterpret_cast<Vh>(s);
-  acc = add_int(acc, multiply_pairs(u & low, reinterpret_cast<Vi>((wide << 8) >> 8)));
-  return add_int(acc, multiply_pairs(shift_right<8>(u) & low, reinterpret_cast<Vi>(wide >> 8)));
+INLINE Vi even_unsigned(Vi x) { return x & 0x00ff00ff; }
+INLINE Vi odd_unsigned(Vi x) { return shift_right<8>(x) & 0x00ff00ff; }
+INLINE Vi even_signed(Vi x) { return reinterpret_cast<Vi>((reinterpret_cast<Vh>(x) << 8) >> 8); }
+INLINE Vi odd_signed(Vi x) { return reinterpret_cast<Vi>(reinterpret_cast<Vh>(x) >> 8); }
+INLINE Vi dot_pairs(Vi acc, Vi a, Vi b) { return add_int(acc, multiply_pairs(a, b)); }
+constexpr bool kDotBytes = false;
+INLINE Vi dot_bytes(Vi acc, Vi u, Vi s) {
+  return dot_pairs(dot_pairs(acc, even_unsigned(u), even_signed(s)), odd_unsigned(u), odd_signed(s));
 }
 INLINE Vi dot_nibbles(Vi acc, Vi u, Vi s) { return dot_bytes(acc, u, s); }
 INLINE Vi finish_nibbles(Vi acc) { return acc; }

@@ -93,13 +93,17 @@ INLINE void store_bytes(int8_t* p, Vi x) {
   const int8x8_t b = vmovn_s16(vcombine_s16(h, h));
   vst1_lane_u32(reinterpret_cast<uint32_t*>(p), vreinterpret_u32_s8(b), 0);
 }
-INLINE Vi dot_bytes(Vi acc, Vi u, Vi s) {  // products in int16 halves: 255 * 127 fits, and pairs are added in int32
-  const int16x8_t ul = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(vreinterpretq_u8_s32(u))));
-  const int16x8_t uh = vreinterpretq_s16_u16(vmovl_high_u8(vreinterpretq_u8_s32(u)));
-  const int16x8_t sl = vmovl_s8(vget_low_s8(vreinterpretq_s8_s32(s))), sh = vmovl_high_s8(vreinterpretq_s8_s32(s));
-  const int32x4_t a = vpaddq_s32(vmull_s16(vget_low_s16(ul), vget_low_s16(sl)), vmull_high_s16(ul, sl));
-  const int32x4_t b = vpaddq_s32(vmull_s16(vget_low_s16(uh), vget_low_s16(sh)), vmull_high_s16(uh, sh));
-  return vaddq_s32(acc, vpaddq_s32(a, b));
+INLINE Vi even_unsigned(Vi x) { return vandq_s32(x, vdupq_n_s32(0x00ff00ff)); }
+INLINE Vi odd_unsigned(Vi x) { return vreinterpretq_s32_u16(vshrq_n_u16(vreinterpretq_u16_s32(x), 8)); }
+INLINE Vi even_signed(Vi x) { return vreinterpretq_s32_s16(vshrq_n_s16(vshlq_n_s16(vreinterpretq_s16_s32(x), 8), 8)); }
+INLINE Vi odd_signed(Vi x) { return vreinterpretq_s32_s16(vshrq_n_s16(vreinterpretq_s16_s32(x), 8)); }
+INLINE Vi dot_pairs(Vi acc, Vi a, Vi b) {
+  const int16x8_t x = vreinterpretq_s16_s32(a), y = vreinterpretq_s16_s32(b);
+  return vaddq_s32(acc, vpaddq_s32(vmull_s16(vget_low_s16(x), vget_low_s16(y)), vmull_high_s16(x, y)));
+}
+constexpr bool kDotBytes = false;
+INLINE Vi dot_bytes(Vi acc, Vi u, Vi s) {
+  return dot_pairs(dot_pairs(acc, even_unsigned(u), even_signed(s)), odd_unsigned(u), odd_signed(s));
 }
 // Sums of int16, as 8 times 2 products of at most 15 * 127 are 30480.
 INLINE Vi dot_nibbles(Vi acc, Vi u, Vi s) {
