@@ -26,7 +26,7 @@ FOLDER = Path(__file__).parent
 sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
 
 from peers_harness import engines, limits, models, optables, page, ratios, targets  # noqa: E402
-from peers_harness.cases import OURS, PARTICIPANTS, PEERS, Case, Participant, cases  # noqa: E402
+from peers_harness.cases import OURS, PARTICIPANTS, PEERS, Case, Participant, cases, takes_part  # noqa: E402
 from peers_harness.pool import Pool, available_memory  # noqa: E402
 from peers_harness.runner import Runner  # noqa: E402
 
@@ -119,6 +119,7 @@ def save(options: argparse.Namespace, results: dict[str, Any]) -> None:
 def missing(results: dict[str, Any], case: Case, wanted: list[Participant], again: bool) -> list[Participant]:
     """Who has not been measured in this case; ours comes along, for every ratio is taken within a round. On a busy machine
     nobody was."""
+    wanted = [p for p in wanted if takes_part(p, case)]
     entry = results["cases"].get(case.label)
     if entry is None or again or busy(entry):
         return wanted

@@ -17,7 +17,7 @@ sys.path.insert(0, str(FOLDER))
 
 import peers  # noqa: E402
 from peers_harness import engines, limits, models, optables, page, pool, ratios, runner, slope, targets, worker  # noqa: E402
-from peers_harness.cases import PARTICIPANTS, Case, Participant, cases  # noqa: E402
+from peers_harness.cases import PARTICIPANTS, Case, Participant, cases, takes_part  # noqa: E402
 
 OURS, THEIRS = Participant("fastattn", "float32"), Participant("ctranslate2", "float32")
 CASE = Case("marian-base", 1, 1, 32, 8)
@@ -191,6 +191,11 @@ def test_cases_cover_what_was_asked_for() -> None:
         assert not positions or needed <= positions
     assert {p.dtype for p in PARTICIPANTS if p.engine == "fastattn"} == {"float32", "bfloat16", "int8", "int4"}
     assert [Participant.parse(p.name) for p in PARTICIPANTS] == list(PARTICIPANTS)
+    long = [c for c in found if c.context > 8000]
+    assert all(
+        any(takes_part(p, c) for p in PARTICIPANTS if p.engine == e) for c in long for e in ("fastattn", "ctranslate2")
+    )
+    assert all(takes_part(p, CASE) for p in PARTICIPANTS)
     assert len({c.label for c in found}) == len(found)
     assert all(c.priority == 0 for c in cases(quick=True))
 

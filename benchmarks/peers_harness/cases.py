@@ -100,6 +100,17 @@ def cases(threads: int = 2, quick: bool = False) -> list[Case]:
     return sorted(found, key=lambda case: case.priority)
 
 
+def takes_part(participant: Participant, case: Case) -> bool:
+    """Whether a participant is measured in a case: where one call takes half a minute, only those that tell most."""
+    if case.context < 2000:
+        return True
+    if participant.isa or participant.engine == "numpy" or participant.dtype in ("bfloat16", "int4"):
+        return False
+    return case.context < 8000 or (
+        participant.dtype == "int8" if case.model == "llama-1b" else participant.engine != "ort"
+    )
+
+
 CONTEXTS = {  # as far as the model's positions go, or (T5) the attention of its encoder stays affordable
     "marian-base": (128, 448),
     "t5-small": (128, 512, 2048, 8192),

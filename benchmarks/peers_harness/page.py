@@ -15,7 +15,7 @@ COLUMNS = ("ctranslate2", "ctranslate2-AVX512", "torch", "ort", "numpy")  # whom
 HEADS = ("CTranslate2", "CT2, AVX512 forced", "PyTorch", "ONNX Runtime", "NumPy")
 METHOD = """Written by `python benchmarks/peers.py --write`: all that was measured stands here, what we lose in bold.
 
-The models come from Hugging Face configurations, with random weights (seeded), so nothing is downloaded, and every
+From 2,000 tokens of context on, one call takes so long that only some types and engines take part. The models come from Hugging Face configurations, with random weights (seeded), so nothing is downloaded, and every
 engine has the same ones. Each engine runs in a process of its own, loads once and stays warm; all take turns round by
 round with {threads} thread{s}. All generate the same number of tokens from the same inputs, their end tokens kept
 away by each engine's own option. A ratio is their seconds over ours within a round: the median, and in brackets the

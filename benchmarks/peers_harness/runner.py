@@ -89,6 +89,8 @@ class Runner:
                 key = (case.model, participant)
                 last = spent[participant] / max(number, 1)
                 slow = spent[participant] + last > share and (number > 2 or last > ENOUGH)
+                if self.left() <= 0 and turns:
+                    break
                 if key in self.pool.faults or not engine.alive or (number and slow and participant.engine != OURS):
                     continue
                 try:
