@@ -15,7 +15,7 @@ COLUMNS = ("ctranslate2", "ctranslate2-AVX512", "torch", "ort", "numpy")  # whom
 HEADS = ("CTranslate2", "CT2, AVX512 forced", "PyTorch", "ONNX Runtime", "NumPy")
 METHOD = """Written by `python benchmarks/peers.py --write`: all that was measured stands here, what we lose in bold.
 
-From 2,000 tokens of context on, one call takes so long that only some types and engines take part. The models come from Hugging Face configurations, with random weights (seeded), so nothing is downloaded, and every
+The models come from Hugging Face configurations, with random weights (seeded), so nothing is downloaded, and every
 engine has the same ones. Each engine runs in a process of its own, loads once and stays warm; all take turns round by
 round with {threads} thread{s}. All generate the same number of tokens from the same inputs, their end tokens kept
 away by each engine's own option. A ratio is their seconds over ours within a round: the median, and in brackets the
@@ -26,10 +26,11 @@ processors is repeated once.
 
 float32 is compared with float32. For bfloat16, int8 and int4 a peer runs the same type where it can on this CPU, else
 its nearest: CTranslate2 float32 for our bfloat16 and int8 for our int4; PyTorch, ONNX Runtime and NumPy float32, and
-PyTorch bfloat16 for our bfloat16. "ms to first" is the time to the first token (encoder or prompt, one step). "limit"
-is the share of the limit that memory sets: the bytes a step must read (weights, and float32 keys and values) at
-{read:.1f} GB/s, over the time per step (the call for all tokens less the call for one). It can pass 100 % where a
-large cache holds the weights; in brackets the share of the bandwidth measured on as many bytes as the step reads."""
+PyTorch bfloat16 for our bfloat16. From 2,000 tokens of context on a call takes so long that only some engines and
+types take part. "ms to first" is the time to the first token (encoder or prompt, one step). "limit" is the share of
+the limit that memory sets: the bytes a step must read (weights, and float32 keys and values) at {read:.1f} GB/s, over
+the time per step (the call for all tokens less the call for one). It can pass 100 % where a large cache holds the
+weights; in brackets the share of the bandwidth measured on as many bytes as the step reads."""
 
 
 def table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
