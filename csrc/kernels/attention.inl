@@ -102,6 +102,15 @@ INLINE float as_number(BFloat16 x) {
   return y;
 }
 
+// The first n < kLanes of a row, then zeros; touches no other memory.
+INLINE Vf load_first(const float* p, int n) { return load_n(p, n); }
+template <class T>
+INLINE Vf load_first(const T* p, int n) {
+  float x[kLanes];
+  for (int i = 0; i < kLanes; ++i) x[i] = i < n ? as_number(p[i]) : 0.0f;
+  return load(x);
+}
+
 template <class T>
 constexpr bool is_int8 = false;
 template <>
@@ -280,8 +289,7 @@ INLINE void add_values(Vf (&acc)[R][V], const AttentionArgs& args, const BlockTi
     const float* p = &tile.p[r0][from];
     if (V == 1 && column + kLanes > args.ldv) {  // reading a whole vector would leave the page
       for (int i = 0; i < n; ++i)
-        for (int c = 0; c < kLanes; ++c)
-          copy[i * kLanes + c] = column + c < args.ldv ? as_number(values[i * args.ldv + c]) : 0.0f;
+        store(copy + i * kLanes, load_first(values + i * args.ldv, static_cast<int>(args.ldv - column)));
       const float* const copies[V] = {copy};
       multiply<kBlock, 1>(acc, p, copies, kLanes, n);
     } else {
