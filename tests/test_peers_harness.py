@@ -272,13 +272,25 @@ prefill: B x H
 """
 
 
+LINEAR = """| O x I | M | type | threads | ms | GFLOP/s | of the peak | PyTorch / ours | our float32 / ours |
+|---|---|---|---|---|---|---|---|---|
+| 8 x 4 | 1 | float32 | 2 | 0.1 | 10 | 5% | 0.90 | |
+| 8 x 4 | 64 | float32 | 2 | 0.1 | 90 | 81% | 1.10 | |
+| 8 x 4 | 64 | int8 | 2 | 0.1 | 100 | 90% | | 1.30 |
+
+| O x I | type | threads | GB/s | of the read bandwidth |
+|---|---|---|---|---|
+| 8 x 4 | int8 | 2 | 20.0 | 84% |
+stopped after 9 s"""
+
+
 def test_op_tables_are_read_from_what_the_scripts_print() -> None:
     results = empty()
-    results["ops"] = {
-        "attention": PRINTED,
-        "linear": "| target | wanted | measured | met |\n|---|---|---|---|\n| a | 1 | 0.9 | no |",
-    }
+    results["ops"] = {"attention": PRINTED, "linear": LINEAR}
     found = [(v.measured, v.met) for v in optables.verdicts(results)]
-    assert found == [("1.00 ×", False), ("0.50 ×", False), ("70 %", False), ("86 %", True), ("0.9", False)]
+    assert found[:4] == [("1.00 ×", False), ("0.50 ×", False), ("70 %", False), ("86 %", True)]
+    assert found[4:] == [("0.90 ×", False), ("81 %", True), ("1.30 ×", True), ("84 %", False)]
     text = "\n".join(optables.lines(results))
-    assert "| 0.5 |" not in text and "| **0.50** | 70% |" in text and "### Linear layers" in text
+    assert "| 0.5 |" not in text and "| **0.50** | 70% |" in text
+    assert "| 8 x 4 | float32 | 2 | 10, **0.90** | 90, 1.10 |" in text and "| 8 x 4 | int8 | 2 |  | 100, 1.30 |" in text
+    assert "| 8 x 4 | int8 | 2 | 20.0 | 84% |" in text and "stopped after 9 s" in text

@@ -14,7 +14,7 @@ from peers_harness import pool
 from peers_harness.targets import Verdict
 
 SCRIPTS = {  # name -> its command line, and the heading of its tables
-    "linear": (["linear.py"], "Linear layers"),
+    "linear": (["linear.py", "--threads", "2", "--rounds", "3"], "Linear layers"),
     "attention": (["attention.py", "prefill", "decode", "--rounds", "5"], "Attention"),
 }
 Table = list[dict[str, str]]
@@ -83,9 +83,38 @@ def lines(results: dict[str, Any]) -> Iterator[str]:
         if text is None:
             continue
         yield from (f"### {title}", "", f"By `python benchmarks/{' '.join(command)}`.", "")
-        for line in text.splitlines():
+        for line in _pivoted(text) if name == "linear" else text.splitlines():
             yield _bold(line) if line.startswith("|") else line
         yield ""
+
+
+def _pivoted(text: str) -> Iterator[str]:
+    """linear's products with a column per number of rows, or the page would be as long as everything else; the rest as it is."""
+    found = tables(text)
+    products = [row for table in found for row in table if "M" in row]
+    if not products:
+        yield from text.splitlines()
+        return
+    counts = list(dict.fromkeys(row["M"] for row in products))
+    yield "GFLOP/s, and how many times PyTorch's time is ours (float32), or our float32's time is ours (the other types)."
+    yield ""
+    yield "| O x I | type | threads | " + " | ".join(f"M = {count}" for count in counts) + " |"
+    yield "|---|---|---|" + "---:|" * len(counts)
+    keys = list(dict.fromkeys((row["O x I"], row["type"], row["threads"]) for row in products))
+    for key in keys:
+        mine = {row["M"]: row for row in products if (row["O x I"], row["type"], row["threads"]) == key}
+        yield "| " + " | ".join([*key, *(_cell(mine[count]) if count in mine else "" for count in counts)]) + " |"
+    for table in found:
+        if "M" not in table[0]:
+            yield from ("", "| " + " | ".join(table[0]) + " |", "|" + "---|" * len(table[0]))
+            yield from ("| " + " | ".join(row.values()) + " |" for row in table)
+    yield from (line for line in text.splitlines()[-1:] if not line.startswith("|"))  # why it stopped early
+
+
+def _cell(row: dict[str, str]) -> str:
+    ratio = row["PyTorch / ours"] or row["our float32 / ours"]
+    lost = (figure(ratio) or 1.0) < 1.0
+    return f"{row['GFLOP/s']}, " + (f"**{ratio}**" if lost else ratio)
 
 
 def _bold(line: str) -> str:
@@ -94,14 +123,46 @@ def _bold(line: str) -> str:
 
 
 def verdicts(results: dict[str, Any]) -> list[Verdict]:
-    """Attention's targets; linear's script states its own in rows that begin with "target"."""
+    """The targets of attention and of linear layers."""
     found = []
     for table in tables(results["ops"].get("attention", "")):
         decode = any("bandwidth" in head for head in table[0])
         found += list(_decode(table) if decode else _prefill(table))
     for table in tables(results["ops"].get("linear", "")):
-        found += list(_stated(table))
+        found += list(_products(table) if "M" in table[0] else _stream(table))
     return found
+
+
+def _products(table: Table) -> Iterator[Verdict]:
+    for title, head, type_, least, unit, fits in (
+        ("float32 against PyTorch, worst shape", "PyTorch / ours", "float32", 0.95, "×", lambda m: True),
+        (
+            "float32, 64 rows and more: share of the multiply-add peak, worst",
+            "of the peak",
+            "float32",
+            0.8,
+            "%",
+            lambda m: m >= 64,
+        ),
+        ("int8 at 64 rows against our float32, worst shape", "our float32 / ours", "int8", 1.2, "×", lambda m: m == 64),
+    ):
+        values = [figure(row.get(head, "")) for row in table if row["type"] == type_ and fits(int(row["M"]))]
+        yield from _worst(f"linear: {title}", values, least, unit)
+
+
+def _stream(table: Table) -> Iterator[Verdict]:
+    for types, least in ((("float32", "bfloat16", "int8"), 0.85), (("int4",), 0.75)):
+        values = [figure(row.get("of the read bandwidth", "")) for row in table if row["type"] in types]
+        yield from _worst(
+            f"linear: one row, {', '.join(types)}: share of the read bandwidth, worst", values, least, "%"
+        )
+
+
+def _worst(text: str, values: list[float | None], least: float, unit: str) -> Iterator[Verdict]:
+    known = [value for value in values if value is not None]
+    if known:
+        wanted, measured = ((f"{100 * x:.0f} %" if unit == "%" else f"{x:.2f} ×") for x in (least, min(known)))
+        yield Verdict(text, wanted, measured, min(known) >= least)
 
 
 def _prefill(table: Table) -> Iterator[Verdict]:
@@ -131,11 +192,3 @@ def _decode(table: Table) -> Iterator[Verdict]:
         if shares:
             text = f"attention, decode, {threads} thread{'s' * (threads != '1')}: share of the read bandwidth, worst"
             yield Verdict(text, "85 %", f"{100 * min(shares):.0f} %", min(shares) >= 0.85)
-
-
-def _stated(table: Table) -> Iterator[Verdict]:
-    """A table of verdicts: target, wanted, measured, met."""
-    if not {"target", "wanted", "measured", "met"} <= set(table[0]):
-        return
-    for row in table:
-        yield Verdict(f"linear: {row['target']}", row["wanted"], row["measured"], "no" not in row["met"])
