@@ -144,8 +144,12 @@ def run(options: argparse.Namespace, results: dict[str, Any]) -> None:
     pool = Pool(options.models, options.threads)
     begin = time.monotonic()
     runner = Runner(pool, results, begin + 60 * options.minutes, cpus())
+    whole = not options.quick and not options.case
     try:
         for block in blocks(listed):
+            if whole and block[0].priority > 1:  # once, before what is wanted least
+                slopes(options, runner, wanted)
+                whole = False
             work = {case: who for case in block if (who := missing(results, case, wanted, options.again))}
             if not work or runner.left() <= 0:
                 continue
@@ -162,7 +166,7 @@ def run(options: argparse.Namespace, results: dict[str, Any]) -> None:
 
             runner.measure(work, options.seconds, options.rounds, done)
             save(options, results)
-        if not options.quick and not options.case:
+        if whole:
             slopes(options, runner, wanted)
             save(options, results)
     finally:
