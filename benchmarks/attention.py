@@ -11,13 +11,12 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from measuring import Case, Timing, calls_for, seconds_of
+from measuring import Case, compare_here
 
 import fastattn
 from fastattn import ops
@@ -102,24 +101,6 @@ def case_of(shape: Shape) -> Case:
     )
 
 
-PAUSE = 0.05  # seconds until the threads of the one before are asleep
-
-
-def compare(case: Case, rounds: int) -> Timing:
-    """Ours, theirs, ours, theirs …, in this process: PyTorch brings an OpenMP pool that does not survive a fork."""
-    calls = [calls_for(work, 0.01) for work in (case.native, case.reference)]
-    turns = []
-    for _ in range(rounds):
-        turn = []
-        for work, count in zip((case.native, case.reference), calls, strict=True):
-            time.sleep(PAUSE)
-            work()
-            turn.append(seconds_of(work, count))
-        turns.append(turn)
-    ratios = [theirs / ours for ours, theirs in turns]
-    return Timing(*(statistics.median(side) for side in zip(*turns, strict=True)), statistics.median(ratios))
-
-
 def rows(suite: str, threads: int, rounds: int) -> Iterator[tuple[str, float]]:
     """A line of the table, and the ratio."""
     fastattn.set_num_threads(threads)
@@ -128,7 +109,7 @@ def rows(suite: str, threads: int, rounds: int) -> Iterator[tuple[str, float]]:
         case = case_of(shape)
         unit, work = ("read_gbs", shape.nbytes()) if suite == "decode" else ("fma_gflops", shape.flops())
         before = fastattn.roofline(threads, seconds=0.03)[unit]
-        timing = compare(case, rounds)
+        timing = compare_here(case, rounds)
         limit = statistics.mean((before, fastattn.roofline(threads, seconds=0.03)[unit])) * 1e9
         share = work / timing.native / limit
         yield (

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from measuring import Case, calls_for, compare, seconds_of
+from measuring import Case, calls_for, compare_here, seconds_of
 
 import fastattn
 from fastattn import _native, ops
@@ -78,7 +78,7 @@ def _product(
                 return torch.nn.functional.linear(rows, matrix)
 
         torch.set_num_threads(threads)
-        against_torch = f"{compare(Case('linear', '', ours, theirs), rounds).ratio:.2f}"
+        against_torch = f"{compare_here(Case('linear', '', ours, theirs), rounds).ratio:.2f}"
     if packed.dtype != "float32":
         against_ours = f"{in_turns(ours, our_float32, rounds):.2f}"
     shape = " x ".join(map(str, packed.shape))

@@ -78,6 +78,27 @@ def compare(case: Case, rounds: int = 7, least: float = 0.01) -> Timing:
         turns = [(seconds_of(case.native, native), seconds_of(case.reference, reference)) for _ in range(rounds)]
     else:
         turns = _turns_apart(case, rounds, least)
+    return _timing(turns)
+
+
+def compare_here(case: Case, rounds: int = 7, least: float = 0.01) -> Timing:
+    """The same, in this process with any number of threads: PyTorch brings an OpenMP pool that does not survive a fork."""
+    native, reference = calls_for(case.native, least), calls_for(case.reference, least)
+    turns = []
+    for _ in range(rounds):
+        time.sleep(CALM)
+        first = _warm(case.native, native)
+        time.sleep(CALM)
+        turns.append((first, _warm(case.reference, reference)))
+    return _timing(turns)
+
+
+def _warm(work: Work, calls: int) -> float:
+    work()
+    return seconds_of(work, calls)
+
+
+def _timing(turns: list[tuple[float, float]]) -> Timing:
     ratios = [b / a for a, b in turns]
     return Timing(*(statistics.median(side) for side in zip(*turns, strict=True)), statistics.median(ratios))
 
