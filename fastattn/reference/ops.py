@@ -88,10 +88,19 @@ def linear(
     return y if residual is None else y + residual
 
 
-def projections(x: Array, **params: Array) -> tuple[Array, ...]:
-    """x Wᵀ + b for each of up to three pairs weight_a, bias_a, weight_b, …"""
-    tails = [tail for tail in ("_a", "_b", "_c") if "weight" + tail in params]
-    return tuple(linear(x, weight=params["weight" + tail], bias=params.get("bias" + tail)) for tail in tails)
+def projections(
+    x: Array,
+    *,
+    weight_a: Array,
+    weight_b: Array,
+    weight_c: Array | None = None,
+    bias_a: Array | None = None,
+    bias_b: Array | None = None,
+    bias_c: Array | None = None,
+) -> tuple[Array, ...]:
+    """x Wᵀ + b for each of two or three weights."""
+    pairs = ((weight_a, bias_a), (weight_b, bias_b), (weight_c, bias_c))
+    return tuple(linear(x, weight=weight, bias=bias) for weight, bias in pairs if weight is not None)
 
 
 def gated_linear(
