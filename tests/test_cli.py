@@ -5,6 +5,7 @@ Most tests put a small fake in place of the library; the last ones run the insta
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import io
 import json
@@ -541,7 +542,9 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path, pomme: str) -> N
 def test_ctrl_c_ends_quietly(pomme: str) -> None:
     command = [sys.executable, "-m", "fastattn", "translate", "--batch-size", "1"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+    # a shell that runs the tests in the background leaves SIGINT ignored, and children inherit that
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, preexec_fn=listen) as process:
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None
         process.stdin.write(APPLE + "\n")
         process.stdin.flush()
