@@ -20,12 +20,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from fastattn.errors import LoadError
 from fastattn.graph import Graph, Value, apply, tracing
-from fastattn.models.architecture import ACTIVATIONS, Architecture, Fields, Weights
-from fastattn.models.marian import Attention, sinusoids
+from fastattn.models.architecture import ACTIVATIONS, Architecture, Fields
+from fastattn.models.marian import SINUSOIDAL, Attention, complete
 from fastattn.nn import Embedding, LayerNorm, Linear, Module, Parameter, PositionEmbedding
 
 LEARNED_OFFSET = 2
@@ -204,23 +202,12 @@ class Bart(Module):
         return graph
 
 
-def _prepare(c: Config, weights: Weights) -> Weights:
-    """Sinusoids and the logits' bias may be missing from a file: the first are computed, the second is zero."""
-    for side in () if c.style.learned_positions else ("encoder", "decoder"):
-        name = f"model.{side}.embed_positions.weight"
-        if name not in weights:
-            weights[name] = sinusoids(c.positions, c.width)
-    bias = weights.get("final_logits_bias")
-    weights["final_logits_bias"] = np.zeros(c.vocabulary, np.float32) if bias is None else bias.reshape(-1)
-    return weights
-
-
 def build(config: Mapping[str, Any]) -> Architecture:
     c = read_config(config)
     model = Bart(c)
     params = dict(model.finalise())
     params["final_logits_bias"] = (1, c.vocabulary)
-    sinusoidal = [f"model.{side}.embed_positions.weight" for side in ("encoder", "decoder")]
+    sinusoidal = () if c.style.learned_positions else SINUSOIDAL
     family = str(config["model_type"])
     defaults = dict(DEFAULTS[family])
     if config.get("force_bos_token_to_be_generated") is True:  # of old, in place of forced_bos_token_id
@@ -235,9 +222,9 @@ def build(config: Mapping[str, Any]) -> Architecture:
             (r"^model\.(?:encoder|decoder)\.embed_tokens\.weight$", "model.shared.weight"),
             (r"^lm_head\.weight$", "model.shared.weight"),
         ],
-        optional=["final_logits_bias", *([] if c.style.learned_positions else sinusoidal)],
+        optional=["final_logits_bias", *sinusoidal],
         ignore=[r"^model\.(?:encoder|decoder)\.version$"],
-        prepare=partial(_prepare, c),
+        prepare=partial(complete, c.positions, c.width, c.vocabulary, sinusoidal),
         source_vocabulary=c.vocabulary,
         max_source=c.positions,
         max_target=c.positions,

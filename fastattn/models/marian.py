@@ -6,7 +6,7 @@ are those of Hugging Face's MarianMTModel.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -179,14 +179,16 @@ def sinusoids(positions: int, width: int) -> NDArray[np.float32]:
     return np.concatenate([np.sin(angle), np.cos(angle)[:, : width // 2]], axis=1).astype(np.float32)
 
 
-def _prepare(c: Config, weights: Weights) -> Weights:
-    """Positions and the logits' bias may be missing from an export: the first are computed, the second is zero."""
-    for side in ("encoder", "decoder"):
-        name = f"model.{side}.embed_positions.weight"
+SINUSOIDAL = ("model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight")
+
+
+def complete(positions: int, width: int, vocabulary: int, sinusoidal: Sequence[str], weights: Weights) -> Weights:
+    """Positions and the logits' bias may be missing from a file: the first are computed, the second is zero."""
+    for name in sinusoidal:
         if name not in weights:
-            weights[name] = sinusoids(c.positions, c.width)
+            weights[name] = sinusoids(positions, width)
     bias = weights.get("final_logits_bias")
-    weights["final_logits_bias"] = np.zeros(c.vocabulary, np.float32) if bias is None else bias.reshape(-1)
+    weights["final_logits_bias"] = np.zeros(vocabulary, np.float32) if bias is None else bias.reshape(-1)
     return weights
 
 
@@ -208,8 +210,8 @@ def build(config: Mapping[str, Any]) -> Architecture:
         params=params,
         vocabulary=c.vocabulary,
         rename=rename,
-        optional=["final_logits_bias", "model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight"],
-        prepare=partial(_prepare, c),
+        optional=["final_logits_bias", *SINUSOIDAL],
+        prepare=partial(complete, c.positions, c.width, c.vocabulary, SINUSOIDAL),
         source_vocabulary=c.source_vocabulary,
         max_source=c.positions,
         max_target=c.positions,

@@ -18,8 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "exports"))
+
 import numpy as np
 import torch
+from make_exports import strip
 from optimum.exporters.onnx import export, main_export
 from optimum.exporters.tasks import TasksManager
 from optimum.onnx import merge_decoders
@@ -246,6 +249,7 @@ def export_dynamo(model: PreTrainedModel, folder: Path) -> None:
     torch.onnx.export(
         Logits(), (torch.ones(2, 7, dtype=torch.int64),), str(folder / "model.onnx"), input_names=["input_ids"],
         dynamo=True, external_data=False, dynamic_shapes=shapes)  # fmt: skip
+    strip(folder / "model.onnx")
 
 
 EXPORTS = {"gpt2": export_merged, "llama": export_dynamo, "mistral": export_single, "qwen2": export_single}
