@@ -11,9 +11,10 @@
 //
 // Blocks are the outer loop: the rows of a call pass over a block in groups of kTileRows while it is in the cache.
 
-constexpr int kTileColumns = 64;  // columns of v, or keys, that one register tile covers at most
+constexpr int kTileColumns = 64;  // keys that one register tile covers at most; of the columns of v, twice as many
 constexpr int kRowSlots = 16;     // kTileRows, rounded up to whole vectors
-constexpr int kGroups = 16;       // groups of rows that share the walk over the blocks
+constexpr int kBlockPages = kBlock / kPage;
+constexpr int kGroups = 16;  // groups of rows that share the walk over the blocks
 static_assert(kTileRows <= kRowSlots && kGroups * kTileRows >= kRowsAtOnce, "rows of a call share one walk");
 
 // Up to kTileRows rows; those of one tile.
@@ -23,6 +24,7 @@ struct RowGroup {
   int64_t all_from, all_to;               // keys that all rows see
   const float* q;                         // [D][rows]: scale * log2 e * q
   const char *later_keys, *later_values;  // pages to be fetched during the products
+  int64_t pages;                          // of keys that are read, counted from key 0; 0: other groups read them too
   float M[kRowSlots], L[kRowSlots];
 };
 
@@ -79,15 +81,36 @@ struct Nothing {
   INLINE void fetch() {}
 };
 
+// Pages that are read after the ones at hand, laid out like them: each step fetches what it would read there.
+template <int V>
+struct After {
+  const char* page[V];
+};
+
+template <int U, int V, class T>
+INLINE void fetch(Nothing, int64_t, int64_t, const T* const (&)[V]) {}
+template <int U, int V, class T>
+INLINE void fetch(Later& later, int64_t, int64_t, const T* const (&)[V]) {
+  later.fetch();
+}
+template <int U, int V, class T>
+INLINE void fetch(const After<V>& after, int64_t offset, int64_t step, const T* const (&)[V]) {
+#pragma GCC unroll 16
+  for (int u = 0; u < U; ++u)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; v += kPage / kLanes)  // a line holds the vectors of a page's row, at least
+      __builtin_prefetch(after.page[v] + (offset + u * step) * int64_t(sizeof(T)), 0, 2);
+}
+
 // acc[r][v] += sum over 0 <= k < n of a[r * LR + k * LK] * B[k][v] in the order of k, each output one chain of fma.
 // B[k][v] is the vector at b[v] + k * step.
-template <int LR, int LK, int R, int V, class T, class Fetch = Nothing>
+template <int LR, int LK, int R, int V, class T, class Ahead = Nothing>
 INLINE void multiply(Vf (&acc)[R][V], const float* a, const T* const (&b)[V], int64_t step, int64_t n,
-                     Fetch later = {}) {
+                     Ahead ahead = {}) {
   constexpr int U = R * V <= kAccumulators / 2 ? 4 : 2;
   int64_t offset = 0;
   for (; n >= U; n -= U, a += U * LK, offset += U * step) {
-    later.fetch();
+    fetch<U>(ahead, offset, step, b);
     multiply_steps<U, LR, LK>(acc, a, b, offset, step);
   }
   for (; n > 0; --n, a += LK, offset += step) multiply_steps<1, LR, LK>(acc, a, b, offset, step);
@@ -115,6 +138,10 @@ template <class T>
 constexpr bool is_int8 = false;
 template <>
 constexpr bool is_int8<int8_t> = true;
+template <class T>
+constexpr bool is_float = false;
+template <>
+constexpr bool is_float<float> = true;
 
 // int8: the scales of the keys from j on, which stand in one page.
 INLINE const float* scales_of(const void* const* pages, int64_t j, int64_t width) {
@@ -148,7 +175,93 @@ bool open_block(const AttentionArgs& args, int64_t begin, const RowGroup& group,
   return any;
 }
 
-// p[r][key..] = q . k for V vectors of keys while all of them remain, then with narrower tiles.
+// The page of keys or values that is `distance` pages after that of `key`; the last ones have none, and give
+// themselves.
+template <class T>
+INLINE const T* page_after(const void* const* pages, const RowGroup& group, int64_t key, int64_t distance) {
+  const int64_t page = key / kPage;
+  return static_cast<const T*>(pages[page + distance < group.pages ? page + distance : page]);
+}
+
+// So many pages ahead that they and those at hand stay in the first-level cache.
+template <class T>
+INLINE int64_t pages_ahead(int64_t width, int64_t bytes) {
+  return maximum(1, bytes / (kPage * maximum(width, 1) * int64_t(sizeof(T))));
+}
+
+// Reads a page of rows line by line, in the order of memory, while the page before is worked on, which crosses its
+// lines: processors whose own prefetching follows loads in order, but not prefetches (Zen), read keys at a third of
+// the speed without. What comes later still is prefetched into the second-level cache.
+class Touch {
+ public:
+  // kLanes rows, ld apart: their whole lines below D.
+  INLINE Touch(const float* rows, int64_t D, int64_t ld)
+      : at_(rows), in_row_(D / kLine), left_(in_row_), all_left_(in_row_ * kLanes), skip_(ld - in_row_ * kLine) {}
+  INLINE void line() {
+    if (all_left_ == 0) return;
+    for (int i = 0; i < kLine; i += kLanes) touch(at_ + i);
+    __builtin_prefetch(at_ + kLater, 0, 2);
+    at_ += kLine;
+    --all_left_;
+    if (--left_ == 0) {
+      left_ = in_row_;
+      at_ += skip_;
+    }
+  }
+
+ private:
+  static constexpr int kLine = 16, kLater = 2048;
+  const float* at_;
+  const int64_t in_row_;
+  int64_t left_, all_left_;
+  const int64_t skip_;
+};
+
+INLINE const float* opaque(const float* p) {
+  asm("" : "+r"(p));
+  return p;
+}
+
+// p[r][key..] = q . k for pages whose keys are rows: kLanes of them are turned into columns in registers.
+template <int R>
+void score_key_rows(const AttentionArgs& args, const RowGroup& group, BlockTile& tile) {
+  const int64_t distance = pages_ahead<float>(args.D, 4 * 1024), ld = args.ldk;
+  for (int key = tile.first; key < tile.last; key += kLanes) {
+    const int64_t j = tile.begin + key;
+    const float* k = static_cast<const float*>(args.k_pages[j / kPage]) + j % kPage * ld;
+    Touch next(page_after<float>(args.k_pages, group, j, distance) + j % kPage * ld, args.D, ld);
+    Vf acc[R];
+    for (int r = 0; r < R; ++r) acc[r] = set1(0.0f);
+    int64_t d = 0;
+    for (; d + kLanes <= args.D; d += kLanes) {
+      Vf x[kLanes];
+      const float* rows = k + d;
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) {
+        x[i] = load(rows + i % 4 * ld);
+        if (i % 4 == 3) rows = opaque(rows + 4 * ld);  // else each row gets a pointer, more than there are registers
+        if (i % (kPage / kLanes) == 0) next.line();
+      }
+      transpose(x);
+      const float* q = group.q + d * R;
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i)
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) acc[r] = fma(set1(q[i * R + r]), x[i], acc[r]);
+    }
+    if (d < args.D) {
+      const int left = static_cast<int>(args.D - d);
+      Vf x[kLanes];
+      for (int i = 0; i < kLanes; ++i) x[i] = load_n(k + i * ld + d, left);
+      transpose(x);
+      for (int i = 0; i < left; ++i)
+        for (int r = 0; r < R; ++r) acc[r] = fma(set1(group.q[(d + i) * R + r]), x[i], acc[r]);
+    }
+    for (int r = 0; r < R; ++r) store(&tile.p[r][key], acc[r]);
+  }
+}
+
+// The same for pages of columns, V vectors of keys at once while all of them remain, then with narrower tiles.
 template <class T, int R, int V>
 void score_keys(const AttentionArgs& args, const RowGroup& group, BlockTile& tile, int key) {
   const int stop = (tile.last + kPage - 1) / kPage * kPage;
@@ -160,13 +273,17 @@ void score_keys(const AttentionArgs& args, const RowGroup& group, BlockTile& til
     }
     Vf acc[R][V];
     set_zero(acc);
-    if (R * V > kAccumulators / 2) {
+    if (!group.pages) {
       // Half a page of a step of two d in each tile: keys in the first half of the block, values in the second.
       const char* page = key < kBlock / 2 ? group.later_keys : group.later_values;
       multiply<1, R>(acc, group.q, k, kPage, args.D,
                      Later{page + key % (kBlock / 2) * args.D * int64_t(sizeof(T)) / 4, 16 * sizeof(T)});
     } else {
-      multiply<1, R>(acc, group.q, k, kPage, args.D);
+      After<V> after;
+      for (int v = 0; v < V; ++v)
+        after.page[v] = reinterpret_cast<const char*>(
+            page_after<T>(args.k_pages, group, tile.begin + key + v * kLanes, V * kLanes / kPage));
+      multiply<1, R>(acc, group.q, k, kPage, args.D, after);
     }
     if constexpr (is_int8<T>) {
       for (int v = 0; v < V; ++v) {
@@ -261,7 +378,11 @@ void scale_by_values(const AttentionArgs& args, BlockTile& tile, int rows) {
 // Scores, m, l and p of all rows of the group; also writes the scores to args.weights.
 template <class T, int R>
 void score_block(const AttentionArgs& args, const RowGroup& group, BlockTile& tile) {
-  score_keys<T, R, widest(R, kTileColumns)>(args, group, tile, tile.first);
+  if (is_float<T> && args.ldk) {
+    score_key_rows<R>(args, group, tile);
+  } else {
+    score_keys<T, R, widest(R, kTileColumns)>(args, group, tile, tile.first);
+  }
   for (int r = 0; r < R; ++r) {
     if (tile.from[r] >= tile.to[r]) continue;
     finish_scores(args, args.bias ? args.bias[group.row + r] : nullptr, tile, r);
@@ -279,8 +400,8 @@ void score_block(const AttentionArgs& args, const RowGroup& group, BlockTile& ti
 
 // acc[r] += sum of p[r][j] v[j] over keys from <= j < to, in order, for V vectors of columns from `column` on.
 template <class T, int R, int V>
-INLINE void add_values(Vf (&acc)[R][V], const AttentionArgs& args, const BlockTile& tile, int r0, int from, int to,
-                       int64_t column) {
+INLINE void add_values(Vf (&acc)[R][V], const AttentionArgs& args, const RowGroup& group, const BlockTile& tile, int r0,
+                       int from, int to, int64_t column) {
   alignas(64) float copy[V == 1 ? kPage * kLanes : 1];  // of a column group that ends at the end of the page's memory
   while (from < to) {
     const int64_t j = tile.begin + from;
@@ -295,7 +416,15 @@ INLINE void add_values(Vf (&acc)[R][V], const AttentionArgs& args, const BlockTi
     } else {
       const T* columns[V];
       for (int v = 0; v < V; ++v) columns[v] = values + v * kLanes;
-      multiply<kBlock, 1>(acc, p, columns, args.ldv, n);
+      if (!group.pages) {
+        multiply<kBlock, 1>(acc, p, columns, args.ldv, n);
+      } else {
+        const int64_t distance = pages_ahead<T>(args.Dv, 8 * 1024);
+        const T* next = page_after<T>(args.v_pages, group, j, distance) + j % kPage * args.ldv + column;
+        After<V> after;
+        for (int v = 0; v < V; ++v) after.page[v] = reinterpret_cast<const char*>(next + v * kLanes);
+        multiply<kBlock, 1>(acc, p, columns, args.ldv, n, after);
+      }
     }
     from += n;
   }
@@ -303,14 +432,15 @@ INLINE void add_values(Vf (&acc)[R][V], const AttentionArgs& args, const BlockTi
 
 // The same for one row, passing over the keys that its bias masks.
 template <class T, int V>
-void add_own_values(Vf (&acc)[1][V], const AttentionArgs& args, const BlockTile& tile, int r, int64_t column) {
+void add_own_values(Vf (&acc)[1][V], const AttentionArgs& args, const RowGroup& group, const BlockTile& tile, int r,
+                    int64_t column) {
   const float* mask = tile.mask[r];
-  if (!mask) return add_values<T>(acc, args, tile, r, tile.from[r], tile.to[r], column);
+  if (!mask) return add_values<T>(acc, args, group, tile, r, tile.from[r], tile.to[r], column);
   for (int from = tile.from[r]; from < tile.to[r];) {
     while (from < tile.to[r] && mask[from] == -kInfinity) ++from;
     int end = from;
     while (end < tile.to[r] && mask[end] != -kInfinity) ++end;
-    add_values<T>(acc, args, tile, r, from, end, column);
+    add_values<T>(acc, args, group, tile, r, from, end, column);
     from = end;
   }
 }
@@ -356,11 +486,11 @@ INLINE void deliver(Vf o, const Destination& to, int r, int64_t column, int64_t 
 
 // V vectors of columns of o_b for R rows; a key that a row does not see has p = 0.
 template <class T, int R, int V>
-__attribute__((noinline)) void shared_columns(const AttentionArgs& args, const BlockTile& tile, int64_t column,
-                                              const Destination& to) {
+__attribute__((noinline)) void shared_columns(const AttentionArgs& args, const RowGroup& group, const BlockTile& tile,
+                                              int64_t column, const Destination& to) {
   Vf acc[R][V];
   set_zero(acc);
-  add_values<T>(acc, args, tile, 0, tile.seen_from, tile.seen_to, column);
+  add_values<T>(acc, args, group, tile, 0, tile.seen_from, tile.seen_to, column);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
@@ -369,27 +499,29 @@ __attribute__((noinline)) void shared_columns(const AttentionArgs& args, const B
 
 // The same for one row at a time: values that a row does not see may be garbage.
 template <class T, int V>
-void own_columns(const AttentionArgs& args, const BlockTile& tile, int rows, int64_t column, const Destination& to) {
-  for (int r = 0; r < rows; ++r) {
+void own_columns(const AttentionArgs& args, const RowGroup& group, const BlockTile& tile, int64_t column,
+                 const Destination& to) {
+  for (int r = 0; r < group.rows; ++r) {
     Vf acc[1][V];
     set_zero(acc);
-    add_own_values<T>(acc, args, tile, r, column);
+    add_own_values<T>(acc, args, group, tile, r, column);
     for (int v = 0; v < V; ++v) deliver(acc[0][v], to, r, column + v * kLanes, args.Dv - column - v * kLanes);
   }
 }
 
 // o_b of R rows, columns in groups of V vectors, then of fewer.
 template <class T, int R, int V>
-void value_columns(const AttentionArgs& args, const BlockTile& tile, int64_t column, const Destination& to) {
+void value_columns(const AttentionArgs& args, const RowGroup& group, const BlockTile& tile, int64_t column,
+                   const Destination& to) {
   for (; column + (V > 1 ? V * kLanes : 1) <= args.Dv; column += V * kLanes) {
     if (tile.shared) {
-      shared_columns<T, R, V>(args, tile, column, to);
+      shared_columns<T, R, V>(args, group, tile, column, to);
     } else {
-      own_columns<T, V>(args, tile, R, column, to);
+      own_columns<T, V>(args, group, tile, column, to);
     }
   }
   if constexpr (V > 1) {
-    if (column < args.Dv) value_columns<T, R, V / 2>(args, tile, column, to);
+    if (column < args.Dv) value_columns<T, R, V / 2>(args, group, tile, column, to);
   }
 }
 
@@ -402,12 +534,12 @@ INLINE void score_block_of(const AttentionArgs& args, const RowGroup& group, Blo
   score_block<T, R>(args, group, tile);
 }
 template <class T, int R>
-INLINE void value_block_of(const AttentionArgs& args, int rows, BlockTile& tile, const Destination& to) {
+INLINE void value_block_of(const AttentionArgs& args, const RowGroup& group, BlockTile& tile, const Destination& to) {
   if constexpr (R > 1) {
-    if (rows < R) return value_block_of<T, R - 1>(args, rows, tile, to);
+    if (group.rows < R) return value_block_of<T, R - 1>(args, group, tile, to);
   }
   tile.shared = rows_share_values<T>(args, tile, R);
-  value_columns<T, R, widest(R, kTileColumns)>(args, tile, 0, to);
+  value_columns<T, R, widest(R, 2 * kTileColumns)>(args, group, tile, 0, to);
 }
 
 void score_block(const AttentionArgs& args, const RowGroup& group, BlockTile& tile) {
@@ -418,11 +550,11 @@ void score_block(const AttentionArgs& args, const RowGroup& group, BlockTile& ti
   }
 }
 
-void value_block(const AttentionArgs& args, int rows, BlockTile& tile, const Destination& to) {
+void value_block(const AttentionArgs& args, const RowGroup& group, BlockTile& tile, const Destination& to) {
   switch (args.type) {
-    case DType::bfloat16: return value_block_of<BFloat16, kTileRows>(args, rows, tile, to);
-    case DType::int8: return value_block_of<int8_t, kTileRows>(args, rows, tile, to);
-    default: return value_block_of<float, kTileRows>(args, rows, tile, to);
+    case DType::bfloat16: return value_block_of<BFloat16, kTileRows>(args, group, tile, to);
+    case DType::int8: return value_block_of<int8_t, kTileRows>(args, group, tile, to);
+    default: return value_block_of<float, kTileRows>(args, group, tile, to);
   }
 }
 
@@ -448,6 +580,7 @@ void merge_block(const float* m, const float* l, int rows, RowGroup& group, floa
 void start_group(const AttentionArgs& args, int row, int rows, RowGroup& group) {
   group.row = row;
   group.rows = rows;
+  group.pages = 0;
   group.first = group.all_to = INT64_MAX;
   group.last = group.all_from = 0;
   for (int r = row; r < row + rows; ++r) {
@@ -530,7 +663,7 @@ void walk_block(const AttentionArgs& args, int64_t block, RowGroup& group) {
   for (int r = 0; r < group.rows; ++r) to.out[r] = args.out[group.row + r];
   score_block(args, group, tile);
   merge_block(tile.m, tile.l, group.rows, group, keep, add);
-  value_block(args, group.rows, tile, to);
+  value_block(args, group, tile, to);
 }
 
 // Rows [row, row + rows) in `count` equal groups.
@@ -549,7 +682,7 @@ int make_groups(const AttentionArgs& args, int row, int rows, RowGroup* groups) 
 // Part `i` of `n` of the block that comes next, up to key `last`, is fetched towards the second-level cache: without
 // this the first group of rows would wait for each of its pages. One page comes during the products of `group`.
 void fetch_block(const AttentionArgs& args, int64_t block, int64_t last, int i, int n, RowGroup& group) {
-  constexpr int pages = kBlock / kPage;
+  constexpr int pages = kBlockPages;
   const auto address = [](const void* const* list, int64_t page) { return static_cast<const char*>(list[page]); };
   group.later_keys = group.later_values = reinterpret_cast<const char*>(group.q);
   for (int p = pages * i / n; p < pages * (i + 1) / n; ++p) {
@@ -580,6 +713,11 @@ void store_state(const RowGroup& group, float* state) {
   }
 }
 
+// Pages of the keys below `last` that stand in blocks below `stop`.
+int64_t pages_until(int64_t last, int64_t stop) {
+  return stop > last / kBlock ? (last + kPage - 1) / kPage : stop * kBlockPages;
+}
+
 void attention_rows(const AttentionArgs& args, const AttentionPart& part, int row, int rows) {
   RowGroup groups[kGroups];
   const int count = make_groups(args, row, rows, groups);
@@ -591,9 +729,10 @@ void attention_rows(const AttentionArgs& args, const AttentionPart& part, int ro
     if (!part.begins) load_state(part.state, groups[g]);
   }
   const int64_t stop = minimum(part.last, (last + kBlock - 1) / kBlock);
+  if (count == 1) groups[0].pages = pages_until(last, stop);
   for (int64_t block = maximum(part.first, first / kBlock); block < stop; ++block)
     for (int g = 0; g < count; ++g) {
-      fetch_block(args, block + 1, block + 1 < stop ? last : 0, g, count, groups[g]);
+      if (count > 1) fetch_block(args, block + 1, block + 1 < stop ? last : 0, g, count, groups[g]);
       walk_block(args, block, groups[g]);
     }
   for (int g = 0; g < count; ++g) {
@@ -626,7 +765,7 @@ void partial_of_group(const AttentionArgs& args, int64_t block, const RowGroup& 
   }
   if (!seen) return;
   score_block(args, group, tile);
-  value_block(args, group.rows, tile, to);
+  value_block(args, group, tile, to);
   for (int r = 0; r < group.rows; ++r) {
     to.out[r][-2] = tile.m[r];
     to.out[r][-1] = tile.l[r];
@@ -637,6 +776,9 @@ void attention_partial(const AttentionArgs* args, int64_t block_begin, int64_t b
   for (int row = 0; row < args->rows; row += kGroups * kTileRows) {
     RowGroup groups[kGroups];
     const int count = make_groups(*args, row, static_cast<int>(minimum(kGroups * kTileRows, args->rows - row)), groups);
+    int64_t last = 0;
+    for (int g = 0; g < count; ++g) last = maximum(last, groups[g].last);
+    groups[0].pages = pages_until(last, block_end);  // the others find what it has read in the cache
     for (int64_t block = block_begin; block < block_end; ++block)
       for (int g = 0; g < count; ++g)
         partial_of_group(*args, block, groups[g], partials + (block - block_begin) * args->rows * (args->Dv + 2));

@@ -100,7 +100,7 @@ struct AttentionArgs {
   int rows;
   int64_t D, Dv;
   const float* const* q;       // [rows] -> D floats
-  const void* const* k_pages;  // page p: [D][16], keys 16p..16p+15
+  const void* const* k_pages;  // page p: keys 16p..16p+15, [D][16], or [16][ldk] where ldk is given
   const void* const* v_pages;  // page p: [16][ldv]
   int64_t ldv;
   const int64_t* lo;
@@ -110,7 +110,8 @@ struct AttentionArgs {
   float* const* out;         // [rows] -> Dv floats
   float* const* weights;  // null, or [rows] -> floats (or null) by absolute key j in [0, max hi): zero where not seen
   float* scratch;         // attention_scratch(rows, D) floats
-  DType type = DType::float32;  // of the pages; others than float32 have ldv = Dv
+  DType type = DType::float32;  // of the pages; others than float32 have ldv = Dv and ldk = 0
+  int64_t ldk = 0;
 };
 
 // A part of a walk over the blocks: [first, last) of them, as far as the rows see any. Rows go on from where the part

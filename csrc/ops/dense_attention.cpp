@@ -1,13 +1,10 @@
 // Two ways through the same kernels, with the same bits:
 //
 //  * many query rows: the keys of a key/value head are packed once into pages, then chunks of up to kRowsAtOnce query
-//  rows walk them.
-//    Heads go in waves whose pages fit the cache; the threads pack a wave together, then take chunks from a shared
-//    counter.
-//  * few query rows (decoding): reading keys and values is all the work. Each block of keys is packed into a scratch
-//  that
-//    stays in L1 and used at once for all rows; the blocks of one head are shared out among the threads and merged in
-//    order.
+//    rows walk them. Heads go in waves whose pages fit the cache; the threads pack a wave together, then take chunks
+//    from a shared counter.
+//  * few query rows (decoding): reading keys and values is all the work. They are used where they stand, the keys as
+//    rows; the blocks of one head are shared out among the threads and merged in order.
 //
 // The query heads of one key/value head share its walk: row r of a head stands for token r / group, query head r %
 // group.
@@ -22,7 +19,7 @@
 namespace fastattn::dense {
 namespace {
 
-constexpr int64_t kFewRows = 48;          // up to here the second way
+constexpr int64_t kFewRows = 24;          // up to here the second way: two register tiles that turn the keys themselves
 constexpr int64_t kWaveFloats = 1 << 20;  // packed keys and values of a wave: 4 MB
 constexpr int64_t kMaskedRows = 24;       // rows of a chunk whose mask must be copied
 constexpr int kPagesPerBlock = kBlock / kPage;
@@ -119,8 +116,9 @@ struct Chunk {
       if (lo[i] >= hi[i]) lo[i] = hi[i] = all.lo;  // an empty row must not widen the hull
   }
 
+  // ldk: of keys that are rows; 0 where they are packed.
   AttentionArgs args(const Attention& op, const Geometry& g, const void* const* k_pages, const void* const* v_pages,
-                     int64_t ldv, float* scratch) const {
+                     int64_t ldk, int64_t ldv, float* scratch) const {
     return {rows,     g.D,
             g.Dv,     q,
             k_pages,  v_pages,
@@ -128,7 +126,8 @@ struct Chunk {
             hi,       op.mask.kind == Mask::Kind::none ? nullptr : bias,
             op.scale, op.softcap,
             out,      op.weights ? weights : nullptr,
-            scratch};
+            scratch,  DType::float32,
+            ldk};
   }
 
   void zero_result(const Attention& op, const Geometry& g) const {
@@ -179,7 +178,7 @@ struct Head {
   void pack_keys(const KernelTable& kernel, const Attention& op, const Geometry& g, int64_t page, float* to,
                  float* row_scratch) const {
     const int count = static_cast<int>(std::min<int64_t>(kPage, g.S - page * kPage));
-    const float* from = k + page * kPage * op.k.stride[2];
+    const float* from = keys(op, page);
     int64_t ld = op.k.stride[2];
     if (g.copy_k) {
       for (int j = 0; j < count; ++j) gather(from + j * ld, op.k.stride[3], g.D, row_scratch + j * g.D);
@@ -188,42 +187,40 @@ struct Head {
     kernel.pack_keys(from, ld, count, g.D, to, 0);
   }
 
-  // Asks for a whole page of keys and values before its turn: memory stays busy while scores and values are computed.
-  void fetch(const Attention& op, const Geometry& g, int64_t page) const {
-    if (g.copy_k || g.copy_v) return;
-    for (int64_t j = page * kPage; j < (page + 1) * kPage; ++j) {
-      for (int64_t d = 0; d < g.D; d += 16) __builtin_prefetch(k + j * op.k.stride[2] + d, 0, 2);
-      for (int64_t c = 0; c < g.Dv; c += 16) __builtin_prefetch(v + j * op.v.stride[2] + c, 0, 2);
-    }
-  }
-
-  // A page of values is used where it stands if it is whole and its rows are contiguous. Kernels may read a page's rows
-  // up to ldv: of the last page only if that is nobody else's memory, or if no vector reaches beyond Dv.
-  bool in_place(const Attention& op, const Geometry& g, int64_t page) const {
-    if (g.copy_v || (page + 1) * kPage > g.S) return false;
-    return page + 1 < g.pages || op.v.stride[2] == g.Dv || g.Dv % 16 == 0;
-  }
-
+  const float* keys(const Attention& op, int64_t page) const { return k + page * kPage * op.k.stride[2]; }
   const float* values(const Attention& op, int64_t page) const { return v + page * kPage * op.v.stride[2]; }
+};
 
-  void copy_values(const Attention& op, const Geometry& g, int64_t page, float* to, int64_t ldv) const {
-    const int64_t count = std::min<int64_t>(kPage, g.S - page * kPage);
-    for (int64_t j = 0; j < count; ++j)
-      gather(values(op, page) + j * op.v.stride[2], op.v.stride[3], g.Dv, to + j * ldv);
+// Rows of keys or values in pages. A page is used where it stands if it is whole and its rows are contiguous, else it
+// is copied; a copied page has the leading dimension of the others. Where that is too narrow for a row (overlapping or
+// reversed rows), all pages are copied.
+struct RowPages {
+  const In<4>& x;
+  int64_t width;
+  bool copy;
+  int64_t ld, page_floats;
+
+  RowPages(const In<4>& array, bool copy_all)
+      : x(array),
+        width(array.shape[3]),
+        copy(copy_all || array.stride[2] < width || array.stride[2] == 0),
+        ld(copy ? width : array.stride[2]),
+        page_floats(Scratch::padded(kPage * ld)) {}
+
+  // Kernels may read a page's rows up to ld: of the last page only if that is nobody else's memory, or if no vector
+  // reaches beyond the width.
+  bool in_place(int64_t page) const {
+    const int64_t S = x.shape[2], pages = (S + kPage - 1) / kPage;
+    if (copy || (page + 1) * kPage > S) return false;
+    return page + 1 < pages || ld == width || width % 16 == 0;
+  }
+
+  // from: the page's first row.
+  void copy_page(const float* from, int64_t page, float* to) const {
+    const int64_t count = std::min<int64_t>(kPage, x.shape[2] - page * kPage);
+    for (int64_t j = 0; j < count; ++j) gather(from + j * x.stride[2], x.stride[3], width, to + j * ld);
   }
 };
-
-// A copied page of values must have the leading dimension of those used in place. Pages narrower than the copy needs
-// (overlapping or reversed rows) are all copied.
-struct ValueLayout {
-  int64_t ldv, page_floats;
-};
-
-ValueLayout layout_values(const Attention& op, Geometry& g) {
-  if (op.v.stride[2] < g.Dv) g.copy_v = true;
-  const int64_t ldv = g.copy_v ? g.Dv : op.v.stride[2];
-  return {ldv, Scratch::padded(kPage * ldv)};
-}
 
 // ---- many rows -----------------------------------------------------------------------------------------------------
 
@@ -237,9 +234,9 @@ class ManyRows {
       : kernel_(kernel),
         op_(op),
         g_(g),
-        values_(layout_values(op, g)),
+        values_(op.v, g.copy_v),
         key_page_(Scratch::padded(kPage * g.D)),
-        copied_values_(g.copy_v ? g.pages : 1),
+        copied_values_(values_.copy ? g.pages : 1),
         heads_(g.B * g.G),
         wave_heads_(std::clamp<int64_t>(kWaveFloats / std::max<int64_t>(1, head_floats()), 1, heads_)),
         waves_(static_cast<size_t>((heads_ + wave_heads_ - 1) / wave_heads_)),
@@ -283,12 +280,12 @@ class ManyRows {
     float* keys = base + page * key_page_;
     head.pack_keys(kernel_, op_, g_, page, keys, row_scratch);
     key_pointers(slot)[page] = keys;
-    if (head.in_place(op_, g_, page)) {
+    if (values_.in_place(page)) {
       value_pointers(slot)[page] = head.values(op_, page);
       return;
     }
-    float* values = base + g_.pages * key_page_ + (g_.copy_v ? page : 0) * values_.page_floats;
-    head.copy_values(op_, g_, page, values, values_.ldv);
+    float* values = base + g_.pages * key_page_ + (values_.copy ? page : 0) * values_.page_floats;
+    values_.copy_page(head.values(op_, page), page, values);
     value_pointers(slot)[page] = values;
   }
 
@@ -305,7 +302,7 @@ class ManyRows {
                room + q_floats() + kernel_floats() + Scratch::padded(kPage * g_.D), {0, g_.S});
     if (chunk.all.empty()) return chunk.zero_result(op_, g_);
     const AttentionArgs args =
-        chunk.args(op_, g_, key_pointers(slot), value_pointers(slot), values_.ldv, room + q_floats());
+        chunk.args(op_, g_, key_pointers(slot), value_pointers(slot), 0, values_.ld, room + q_floats());
     kernel_.attention(&args);
     chunk.zero_unseen_weights(op_, g_);
   }
@@ -313,7 +310,7 @@ class ManyRows {
   const KernelTable& kernel_;
   const Attention& op_;
   const Geometry& g_;
-  const ValueLayout values_;
+  const RowPages values_;
   const int64_t key_page_, copied_values_, heads_, wave_heads_;
   std::vector<Wave> waves_;
   std::vector<const void*> pointers_;
@@ -329,8 +326,8 @@ class FewRows {
       : kernel_(kernel),
         op_(op),
         g_(g),
-        values_(layout_values(op, g)),
-        key_page_(Scratch::padded(kPage * g.D)),
+        keys_(op.k, g.copy_k),
+        values_(op.v, g.copy_v),
         blocks_((g.S + kBlock - 1) / kBlock),
         heads_(g.B * g.G),
         parts_(parts(heads_, threads, blocks_)),
@@ -340,10 +337,7 @@ class FewRows {
         merge_from_(static_cast<size_t>(threads * parts_)),
         scratch_(threads * room_floats() + partial_slots_ * partial_floats_of_head()),
         rooms_(scratch_.take(threads * room_floats())),
-        partials_(scratch_.take(partial_slots_ * partial_floats_of_head())) {
-    for (int t = 0; t < threads; ++t)
-      for (int64_t p = 0; p < g.pages; ++p) key_pointers(t)[p] = keys_of(t) + p % kPagesPerBlock * key_page_;
-  }
+        partials_(scratch_.take(partial_slots_ * partial_floats_of_head())) {}
 
   void run(Team& team) {
     for (int64_t item; (item = next_part_.fetch_add(1, std::memory_order_relaxed)) < heads_ * parts_;) {
@@ -367,11 +361,10 @@ class FewRows {
   int64_t q_floats() const { return Scratch::padded(g_.rows * g_.D); }
   int64_t kernel_floats() const { return Scratch::padded(attention_scratch(g_.rows, g_.D)); }
   int64_t mask_floats() const { return g_.copy_mask ? Scratch::padded(g_.rows * g_.S) : 0; }
-  int64_t keys_floats() const { return kPagesPerBlock * key_page_; }
-  int64_t values_floats() const { return (g_.copy_v ? kPagesPerBlock : 1) * values_.page_floats; }
-  int64_t room_floats() const {
-    return keys_floats() + values_floats() + key_page_ + q_floats() + kernel_floats() + mask_floats();
-  }
+  static int64_t copied_pages(const RowPages& rows) { return rows.copy ? kPagesPerBlock : 1; }
+  int64_t keys_floats() const { return copied_pages(keys_) * keys_.page_floats; }
+  int64_t values_floats() const { return copied_pages(values_) * values_.page_floats; }
+  int64_t room_floats() const { return keys_floats() + values_floats() + q_floats() + kernel_floats() + mask_floats(); }
   int64_t partial_floats_of_head() const { return Scratch::padded(partial_floats(blocks_, g_.rows, g_.Dv)); }
   float* keys_of(int thread) const { return rooms_ + thread * room_floats(); }
   const void** key_pointers(int thread) { return pointers_.data() + 2 * thread * g_.pages; }
@@ -388,10 +381,11 @@ class FewRows {
     return {first + count * part / parts_, first + count * (part + 1) / parts_};
   }
 
-  float* q_of(int thread) const { return keys_of(thread) + keys_floats() + values_floats() + key_page_; }
+  float* q_of(int thread) const { return keys_of(thread) + keys_floats() + values_floats(); }
 
   AttentionArgs args(int thread, const Chunk& chunk) {
-    return chunk.args(op_, g_, key_pointers(thread), value_pointers(thread), values_.ldv, q_of(thread) + q_floats());
+    return chunk.args(op_, g_, key_pointers(thread), value_pointers(thread), keys_.ld, values_.ld,
+                      q_of(thread) + q_floats());
   }
 
   void fill(int thread, const Head& head, Span wanted, Chunk& chunk) const {
@@ -404,34 +398,42 @@ class FewRows {
     if (blocks.empty()) return;
     Chunk chunk;
     fill(thread, head, {blocks.lo * kBlock, blocks.hi * kBlock}, chunk);
-    point_to_values(thread, head, blocks);
+    point_to_pages(thread, head, blocks);
     const AttentionArgs call = args(thread, chunk);
-    for (int64_t block = blocks.lo; block < blocks.hi; ++block) {
-      pack_block(thread, head, block);
-      kernel_.attention_partial(&call, block, block + 1, partials_of(partials, block));
+    // Copied pages have room for a block.
+    const int64_t step = keys_.copy || values_.copy ? 1 : blocks.hi - blocks.lo;
+    for (int64_t block = blocks.lo; block < blocks.hi; block += step) {
+      copy_pages(thread, head, {block, block + step});
+      kernel_.attention_partial(&call, block, block + step, partials_of(partials, block));
     }
   }
 
-  void pack_block(int thread, const Head& head, int64_t block) {
-    const Span span = seen_by_head(op_, g_, head.b);
-    float* keys = keys_of(thread);
-    float* row_scratch = keys + keys_floats() + values_floats();
-    for (int64_t p = block * kPagesPerBlock; p < std::min((block + 1) * kPagesPerBlock, g_.pages); ++p) {
-      if ((p + 1) * kPage <= span.lo || p * kPage >= span.hi) continue;
-      if ((p + kPagesPerBlock + 1) * kPage <= span.hi) head.fetch(op_, g_, p + kPagesPerBlock);
-      head.pack_keys(kernel_, op_, g_, p, keys + p % kPagesPerBlock * key_page_, row_scratch);
-      if (!head.in_place(op_, g_, p)) head.copy_values(op_, g_, p, copied_page(thread, p), values_.ldv);
+  float* copied_keys(int thread, int64_t page) const {
+    return keys_of(thread) + page % copied_pages(keys_) * keys_.page_floats;
+  }
+  float* copied_values(int thread, int64_t page) const {
+    return keys_of(thread) + keys_floats() + page % copied_pages(values_) * values_.page_floats;
+  }
+  Span pages_in(Span blocks) const {
+    return {blocks.lo * kPagesPerBlock, std::min(blocks.hi * kPagesPerBlock, g_.pages)};
+  }
+
+  // All pages of a part at once: kernels fetch ahead.
+  void point_to_pages(int thread, const Head& head, Span blocks) {
+    const Span pages = pages_in(blocks);
+    for (int64_t p = pages.lo; p < pages.hi; ++p) {
+      key_pointers(thread)[p] = keys_.in_place(p) ? head.keys(op_, p) : copied_keys(thread, p);
+      value_pointers(thread)[p] = values_.in_place(p) ? head.values(op_, p) : copied_values(thread, p);
     }
   }
 
-  float* copied_page(int thread, int64_t page) const {
-    return keys_of(thread) + keys_floats() + (g_.copy_v ? page % kPagesPerBlock : 0) * values_.page_floats;
-  }
-
-  // All pages of a part at once, so that kernels may fetch ahead.
-  void point_to_values(int thread, const Head& head, Span blocks) {
-    for (int64_t p = blocks.lo * kPagesPerBlock; p < std::min(blocks.hi * kPagesPerBlock, g_.pages); ++p)
-      value_pointers(thread)[p] = head.in_place(op_, g_, p) ? head.values(op_, p) : copied_page(thread, p);
+  void copy_pages(int thread, const Head& head, Span blocks) {
+    const Span pages = pages_in(blocks);
+    const bool all = keys_.copy || values_.copy;
+    for (int64_t p = all ? pages.lo : std::max(pages.lo, pages.hi - 1); p < pages.hi; ++p) {
+      if (!keys_.in_place(p)) keys_.copy_page(head.keys(op_, p), p, copied_keys(thread, p));
+      if (!values_.in_place(p)) values_.copy_page(head.values(op_, p), p, copied_values(thread, p));
+    }
   }
 
   void merge(int thread, const Head& head, float* partials) {
@@ -453,8 +455,8 @@ class FewRows {
   const KernelTable& kernel_;
   const Attention& op_;
   const Geometry& g_;
-  const ValueLayout values_;
-  const int64_t key_page_, blocks_, heads_, parts_, partial_slots_;
+  const RowPages keys_, values_;
+  const int64_t blocks_, heads_, parts_, partial_slots_;
   std::vector<const void*> pointers_;
   std::vector<int64_t> merge_begin_;
   std::vector<const float*> merge_from_;

@@ -200,6 +200,35 @@ void check_parts(const Problem& p, const std::vector<float>& out, const std::vec
   }
 }
 
+// The same bits from keys that lie as rows.
+void check_key_rows(const Problem& p, const std::vector<float>& out, const std::vector<float>& weights) {
+  for (int64_t ldk : {p.D, p.D + 3}) {
+    std::vector<Array> rows;
+    std::vector<const void*> pages;
+    for (size_t page = 0; page < p.k.size(); ++page) {
+      rows.push_back(random_array((kPage - 1) * ldk + p.D));  // ends with the last key: nothing behind it may be read
+      for (int64_t j = 0; j < kPage; ++j)
+        for (int64_t d = 0; d < p.D; ++d) rows.back()[j * ldk + d] = p.k[page][d * kPage + j];
+      pages.push_back(rows.back().data());
+    }
+    AttentionArgs args = p.args;
+    args.k_pages = pages.data();
+    args.ldk = ldk;
+    forget(p);
+    kernels().attention(&args);
+    report(equal_to(p.out, out) && equal_to(p.weights, weights), "keys as rows, rows=%d S=%ld D=%ld ldk=%ld", p.rows,
+           long(p.S), long(p.D), long(ldk));
+    const int64_t blocks = (p.S + kBlock - 1) / kBlock, range[] = {0, blocks};
+    const Array partials(partial_floats(blocks, p.rows, p.Dv));
+    const float* all = partials;
+    forget(p);
+    kernels().attention_partial(&args, 0, blocks, partials);
+    kernels().attention_merge(&args, 1, range, &all);
+    report(equal_to(p.out, out) && equal_to(p.weights, weights), "keys as rows, partial + merge, rows=%d S=%ld D=%ld",
+           p.rows, long(p.S), long(p.D));
+  }
+}
+
 // The same bits from a row alone, even when all that it does not see is NaN.
 void check_rows_alone(Problem& p, const std::vector<float>& out) {
   const std::vector<float> k = copy_of(p.k), v = copy_of(p.v);
@@ -228,6 +257,7 @@ void check_problem(int rows, int64_t S, int64_t D, int64_t Dv, bool padded, int 
   const std::vector<float> out = copy_of(p.out), weights = copy_of(p.weights);
   check_partials(p, out, weights);
   check_parts(p, out, weights);
+  check_key_rows(p, out, weights);
   check_rows_alone(p, out);
   forget(p);
   p.args.weights = nullptr;
@@ -266,7 +296,7 @@ void test_attention() {
   int variant = 0;
   for (int rows : {1, 2, 3, 4, 5, 6, 7, 13})
     for (int64_t S : {1, 5, 16, 17, 33, 128, 129, 300}) {
-      const int64_t D = std::vector<int64_t>{1, 3, 16, 33, 64}[size_t(variant) % 5];
+      const int64_t D = std::vector<int64_t>{1, 3, 16, 33, 64, 8, 24, 40}[size_t(variant) % 9 % 8];
       const int64_t Dv = std::vector<int64_t>{1, 5, 16, 17, 64, 80, 100}[size_t(variant) % 7];
       for (int kind = 0; kind < 6; ++kind) check_problem(rows, S, D, Dv, variant % 2 == 0, kind);
       ++variant;

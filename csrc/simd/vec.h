@@ -56,6 +56,12 @@ constexpr int widest(int rows, int columns) {
   return vectors;
 }
 
+// Reads a vector for nothing but to have it in the cache.
+INLINE void touch(const float* p) {
+  typedef Vf Anywhere __attribute__((aligned(4), may_alias));
+  (void)*reinterpret_cast<const volatile Anywhere*>(p);
+}
+
 // The partial forms, with the full vector as the fast path.
 INLINE Vf load_up_to(const float* p, int64_t n) { return n >= kLanes ? load(p) : load_n(p, static_cast<int>(n)); }
 INLINE void store_up_to(float* p, Vf x, int64_t n) {
