@@ -8,6 +8,7 @@ void pack_keys(const float* k, int64_t ldk, int count, int64_t D, float* page, i
       for (int t = 0; t < count; ++t) page[d * kPage + offset + t] = k[t * ldk + d];
     return;
   }
+  for (int t = 0; t < count; ++t) touch_row(k + t * ldk, D);
   for (int t = 0; t < kPage; t += kLanes)
     for (int64_t d = 0; d < D; d += kLanes) {
       Vf x[kLanes];

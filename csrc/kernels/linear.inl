@@ -2,8 +2,8 @@
 //
 // Each output is one chain of fma over k = 0..K-1, whatever the number of rows: the matrix-vector and the matrix-matrix
 // product give the same bits. A single row takes several panels at once, each read as a stream, so that there are
-// chains enough to keep the multipliers busy. R rows of a tile share each load of the panel. k goes in chunks: a chunk
-// of the panel, expanded to float32 where it is not, stays in the first-level cache while all tiles pass over it, and
+// chains enough to keep the multipliers busy. R rows of a tile share each load of the panel, bfloat16 widened in
+// registers. k goes in chunks: a chunk of the panel stays in the first-level cache while all tiles pass over it, and
 // the sums wait in memory between chunks.
 
 constexpr int kGroupTiles = 8;                       // row tiles that pass over a chunk of the panel in turn
@@ -40,32 +40,6 @@ INLINE void fetch_results(const PanelArgs& a, int64_t begin, int64_t end, int64_
 
 #if !defined(FASTATTN_DOT_ONLY)
 
-// sums += R rows of x, a chunk apart, times `K` rows of the panel.   sums: (R, kPanel)
-template <int R>
-__attribute__((noinline)) void linear_tile(const float* x, const float* panel, int64_t K, float* sums, Ahead ahead) {
-  constexpr int V = widest(R, kPanel);
-  const float* rows[R];
-  for (int r = 0; r < R; ++r) rows[r] = x + r * kLinearFloats;
-  for (int c = 0; c < kPanel; c += V * kLanes) {
-    const float* columns[V];
-#  pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) columns[v] = panel + c + v * kLanes;
-    Vf acc[R][V];
-    load_tile(acc, sums + c, kPanel);
-    accumulate(acc, rows, columns, kPanel, K, Ahead{ahead.from + c, ahead.step});
-    store_tile(acc, sums + c, kPanel);
-  }
-}
-
-// Chooses the tile of `rows` rows, 1 <= rows <= R.
-template <int R>
-INLINE void linear_tile_of(int rows, const float* x, const float* panel, int64_t K, float* sums, Ahead ahead) {
-  if constexpr (R > 1) {
-    if (rows < R) return linear_tile_of<R - 1>(rows, x, panel, K, sums, ahead);
-  }
-  linear_tile<R>(x, panel, K, sums, ahead);
-}
-
 // Several panels that one row passes over at once, fetched a few kilobytes ahead.
 template <int P>
 struct Streams {
@@ -92,10 +66,28 @@ constexpr int kHalf = kPanel / 2;
 INLINE Vf low_columns(Vi words) { return as_float(shift_left<16>(words)); }
 INLINE Vf high_columns(Vi words) { return as_float(and_int(words, set1_int(static_cast<int32_t>(0xffff0000u)))); }
 
+// How a type walks its panels.
 struct Float32Panel {
   static constexpr DType type = DType::float32;
-  static const float* steps(const uint8_t* panel, int64_t k, int64_t, float*) {
-    return reinterpret_cast<const float*>(panel) + k * kPanel;
+  // sums += R rows of x, a chunk apart, times steps [k, k + n) of the panel. Each of the `tiles` tiles of a chunk
+  // fetches its share of the next one.   sums: (R, kPanel)
+  template <int R>
+  static __attribute__((noinline)) void tile(const float* x, const uint8_t* panel, int64_t k, int64_t n, float* sums,
+                                             int tile, int tiles) {
+    constexpr int V = widest(R, kPanel);
+    const float* from = reinterpret_cast<const float*>(panel) + k * kPanel;
+    const float* next = from + kLinearFloats * kPanel + n * kPanel / tiles * tile;
+    const float* rows[R];
+    for (int r = 0; r < R; ++r) rows[r] = x + r * kLinearFloats;
+    for (int c = 0; c < kPanel; c += V * kLanes) {
+      const float* columns[V];
+#  pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) columns[v] = from + c + v * kLanes;
+      Vf acc[R][V];
+      load_tile(acc, sums + c, kPanel);
+      accumulate(acc, rows, columns, kPanel, n, Ahead{next + c, (kPanel + tiles - 1) / tiles});
+      store_tile(acc, sums + c, kPanel);
+    }
   }
   // sums of one row times P panels.   sums: (P, kPanel)
   template <int P>
@@ -120,15 +112,35 @@ struct Float32Panel {
 
 struct Bfloat16Panel {
   static constexpr DType type = DType::bfloat16;
-  static const float* steps(const uint8_t* panel, int64_t k, int64_t n, float* room) {
+  template <int R>
+  static __attribute__((noinline)) void tile(const float* x, const uint8_t* panel, int64_t k, int64_t n, float* sums,
+                                             int, int) {
     const uint32_t* from = reinterpret_cast<const uint32_t*>(panel) + k * kHalf;
-    for (int64_t i = 0; i < n; ++i)
-      for (int c = 0; c < kHalf; c += kLanes) {
-        const Vi words = load_int(from + i * kHalf + c);
-        store(room + i * kPanel + c, low_columns(words));
-        store(room + i * kPanel + kHalf + c, high_columns(words));
+    for (int c = 0; c < kHalf; c += kLanes) {
+      Vf low[R], high[R];
+#  pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        low[r] = load(sums + r * kPanel + c);
+        high[r] = load(sums + r * kPanel + kHalf + c);
       }
-    return room;
+      for (int64_t i = 0; i < n; ++i) {
+        const uint32_t* step = from + i * kHalf + c;
+        const Vi words = load_int(step);
+        __builtin_prefetch(step + kStreamAhead / 4);
+        const Vf a = low_columns(words), b = high_columns(words);
+#  pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+          const Vf s = set1(x[r * kLinearFloats + i]);
+          low[r] = fma(s, a, low[r]);
+          high[r] = fma(s, b, high[r]);
+        }
+      }
+#  pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        store(sums + r * kPanel + c, low[r]);
+        store(sums + r * kPanel + kHalf + c, high[r]);
+      }
+    }
   }
   template <int P>
   static void row(const float* x, const uint8_t* panels, int64_t K, float* sums) {
@@ -164,23 +176,30 @@ struct Bfloat16Panel {
   }
 };
 
+// Runs Panel::tile for exactly `rows` rows, 1 <= rows <= R.
+template <class Panel, int R>
+INLINE void linear_tile_of(int rows, const float* x, const uint8_t* panel, int64_t k, int64_t n, float* sums, int tile,
+                           int tiles) {
+  if constexpr (R > 1) {
+    if (rows < R) return linear_tile_of<Panel, R - 1>(rows, x, panel, k, n, sums, tile, tiles);
+  }
+  Panel::template tile<R>(x, panel, k, n, sums, tile, tiles);
+}
+
 // The sums of up to kMostRows rows, in equal tiles: 13 rows are 7 + 6, for a tile of one row would cost as much as one
 // of six.
 template <class Panel>
 void linear_group(const PanelArgs& a, int64_t first, int rows, int64_t column, const uint8_t* panel, float* sums) {
   const int tiles = (rows + kTileRows - 1) / kTileRows;
-  alignas(64) float room[Panel::type == DType::float32 ? kLanes : kLinearFloats * kPanel];
   for (int i = 0; i < rows * kPanel; i += kLanes) store(sums + i, set1(0.0f));
   for (int64_t k = 0; k < a.K; k += kLinearFloats) {
     const int64_t steps = minimum(kLinearFloats, a.K - k);
-    const float* part = Panel::steps(panel, k, steps, room);
     const float* x = reinterpret_cast<const float*>(static_cast<const char*>(a.x) + k / kLinearFloats * a.ld_chunk);
     for (int t = 0; t < tiles; ++t) {
       const int begin = rows * t / tiles, end = rows * (t + 1) / tiles;
       if (k + kLinearFloats >= a.K) fetch_results(a, first + begin, first + end, column);
-      const Ahead ahead = {part + kLinearFloats * kPanel + steps * kPanel / tiles * t, (kPanel + tiles - 1) / tiles};
-      linear_tile_of<kTileRows>(end - begin, x + (first + begin) * kLinearFloats, part, steps, sums + begin * kPanel,
-                                ahead);
+      linear_tile_of<Panel, kTileRows>(end - begin, x + (first + begin) * kLinearFloats, panel, k, steps,
+                                       sums + begin * kPanel, t, tiles);
     }
   }
 }

@@ -62,6 +62,11 @@ INLINE void touch(const float* p) {
   (void)*reinterpret_cast<const volatile Anywhere*>(p);
 }
 
+// Reads a row in the order of memory before something crosses its lines: many misses at once, and prefetchers follow.
+INLINE void touch_row(const float* p, int64_t n) {
+  for (int64_t i = 0; i + kLanes <= n; i += kLanes) touch(p + i);
+}
+
 // The partial forms, with the full vector as the fast path.
 INLINE Vf load_up_to(const float* p, int64_t n) { return n >= kLanes ? load(p) : load_n(p, static_cast<int>(n)); }
 INLINE void store_up_to(float* p, Vf x, int64_t n) {
