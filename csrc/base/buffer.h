@@ -9,9 +9,29 @@
 #include <new>
 #include <utility>
 
+#if defined(__linux__)
+#  include <sys/mman.h>
+#endif
+
 namespace fastattn {
 
 inline std::atomic<int64_t> allocation_count{0};
+
+// 64-byte aligned memory, to be given to free(); throws std::bad_alloc. Large ones stand in huge pages where the system
+// has them on offer: a walk through weights or a long cache then finds its addresses without looking pages up.
+inline void* aligned_memory(size_t bytes) {
+  constexpr size_t kHuge = size_t{2} << 20;
+  if (bytes > SIZE_MAX - kHuge) throw std::bad_alloc();
+  const size_t alignment = bytes >= kHuge ? kHuge : 64;
+  void* memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+  if (!memory && bytes) throw std::bad_alloc();
+#if defined(__linux__)
+  // Whole ones only: the rest of the last would be taken for nothing. It is advice, and may be refused.
+  if (alignment == kHuge) madvise(memory, bytes / kHuge * kHuge, MADV_HUGEPAGE);
+#endif
+  allocation_count.fetch_add(1, std::memory_order_relaxed);
+  return memory;
+}
 
 // 64-byte aligned array of plain values; resize() keeps the contents only when it does not have to grow.
 template <typename T>
@@ -54,10 +74,7 @@ class Buffer {
 
   void grow(size_t n) {
     if (n > SIZE_MAX / sizeof(T) - 64) throw std::bad_alloc();
-    const size_t bytes = (n * sizeof(T) + 63) / 64 * 64;
-    void* fresh = std::aligned_alloc(64, bytes);
-    if (!fresh) throw std::bad_alloc();
-    allocation_count.fetch_add(1, std::memory_order_relaxed);
+    void* fresh = aligned_memory(n * sizeof(T));
     std::free(data_);
     data_ = static_cast<T*>(fresh);
     capacity_ = n;

@@ -81,9 +81,7 @@ void read_row(const Source& s, int64_t r, float* out) {
 }
 
 std::shared_ptr<uint8_t> aligned_bytes(int64_t bytes) {
-  void* p = std::aligned_alloc(64, static_cast<size_t>(std::max<int64_t>(round_up(bytes, 64), 64)));
-  if (!p) throw std::bad_alloc();
-  allocation_count.fetch_add(1, std::memory_order_relaxed);
+  void* p = aligned_memory(static_cast<size_t>(std::max<int64_t>(bytes, 64)));
   return {static_cast<uint8_t*>(p), [](uint8_t* q) { std::free(q); }};
 }
 
