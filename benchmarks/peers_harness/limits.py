@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
+
+import numpy as np
 
 from peers_harness.models import SHAPES
 
@@ -34,6 +37,18 @@ def measured(threads: int) -> dict[str, Any]:
         "read_gbs": {str(size): max(limit["read_gbs"] for limit in limits[size]) for size in SIZES},
         "fma_gflops": max(limit["fma_gflops"] for found in limits.values() for limit in found),
     }
+
+
+@cache
+def _room() -> np.ndarray:
+    return np.ones(MEMORY * 250_000, np.float32)
+
+
+def reading(threads: int) -> float:
+    """GB/s of reading MEMORY now, of two passes the faster: what is measured beside a turn."""
+    from fastattn import _native
+
+    return float(_native.read_gbs(_room(), threads, 2))
 
 
 def bandwidth(results: dict[str, Any], threads: int, megabytes: float = MEMORY) -> float:

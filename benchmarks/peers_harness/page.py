@@ -28,9 +28,10 @@ float32 is compared with float32. For bfloat16, int8 and int4 a peer runs the sa
 its nearest: CTranslate2 float32 for our bfloat16 and int8 for our int4; PyTorch, ONNX Runtime and NumPy float32, and
 PyTorch bfloat16 for our bfloat16. From 2,000 tokens of context on a call takes so long that only some engines and
 types take part. "ms to first" is the time to the first token (encoder or prompt, one step). "limit" is the share of
-the limit that memory sets: the bytes a step must read (weights, and float32 keys and values) at {read:.1f} GB/s, over
-the time per step (the call for all tokens less the call for one). It can pass 100 % where a large cache holds the
-weights; in brackets the share of the bandwidth measured on as many bytes as the step reads."""
+the limit that memory sets: the bytes a step must read (weights, and float32 keys and values) at the bandwidth measured
+right before and after the turn (the run's best: {read:.1f} GB/s), over the time per step (the call for all tokens less
+the call for one). It can pass 100 % where a large cache holds the weights; in brackets the share of the run's best
+bandwidth on as many bytes as the step reads."""
 
 
 def table(head: list[str], rows: list[list[str]]) -> Iterator[str]:

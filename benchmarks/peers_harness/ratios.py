@@ -88,12 +88,17 @@ def first_seconds(entry: Entry, name: str) -> float | None:
 
 
 def share(results: dict[str, Any], entry: Entry, name: str, cached: bool = False) -> float | None:
-    """What the bandwidth would need for a step over what the step takes. cached: the bandwidth of as many bytes as the step
-    reads, which a large cache makes higher than that of the memory."""
+    """What the bandwidth would need for a step over what the step takes: the bandwidth measured beside each turn, median of the
+    turns. cached: the run's best bandwidth of as many bytes as the step reads, which a large cache makes higher than that
+    of the memory."""
     case, step = case_of(entry), seconds_per_step(entry, name)
     if step is None:
         return None
     size = limits.step_bytes(case.model, Participant.parse(name).dtype, case.batch, case.beams, case.context, case.new)
+    first = first_seconds(entry, name) or 0.0
+    beside = [(turn[0], turn[3]) for turn in turns(entry, name) if len(turn) > 3 and turn[0] > first]
+    if beside and not cached:
+        return statistics.median(size * (case.new - 1) / (1e9 * gbs * (seconds - first)) for seconds, gbs in beside)
     megabytes = size / 1e6 if cached else limits.MEMORY
     return size / limits.bandwidth(results, case.threads, megabytes) / step
 

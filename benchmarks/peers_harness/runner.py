@@ -7,13 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from peers_harness import limits
 from peers_harness.cases import OURS, PARTICIPANTS, Case, Participant
 from peers_harness.pool import TICKS, Engine, Fault, Pool
 from peers_harness.ratios import DISTURBED
 
 SCORED = {"batch": 2, "context": 16, "length": 16}  # what the errors are taken from
 ENOUGH = 1.5  # seconds: whose turns are shorter takes part in three rounds whatever its share
-Turn = list[Any]  # seconds of the call, seconds of the same with one token or None, noise
+Turn = list[
+    Any
+]  # seconds of the call, seconds of the same with one token or None, noise; of ours also the GB/s beside it
 
 
 def busy_seconds() -> float:
@@ -113,6 +116,7 @@ class Runner:
         """One call, repeated once if the machine was busy with something else meanwhile; before it a call for one token."""
         arguments = {"batch": case.batch, "context": case.context, "beams": case.beams}
         timeout = max(20.0, min(120.0, self.left() + 60))
+        ours = Participant.parse(name).engine == OURS
         if number == 0:
             short = min(case.context, 128)
             engine.ask("run", timeout, **(arguments | {"context": short}), new=2)  # warm
@@ -122,12 +126,14 @@ class Runner:
             first = engine.ask("run", timeout, **arguments, new=1)["seconds"]
         best: Turn = []
         for _ in range(2):
+            before = limits.reading(case.threads) if ours else 0.0
             busy, own, begin = busy_seconds(), engine.cpu_seconds(), time.monotonic()
             answer = engine.ask("run", timeout, **arguments, new=case.new)
             passed = time.monotonic() - begin
             noise = max(0.0, (busy_seconds() - busy) - (engine.cpu_seconds() - own)) / (passed * self.cpus)
+            beside = [(before + limits.reading(case.threads)) / 2] if ours else []
             if not best or noise < best[2]:
-                best = [answer["seconds"], first, round(noise, 3)]
+                best = [answer["seconds"], first, round(noise, 3), *beside]
             if noise <= DISTURBED or passed > 8:
                 break
             self._calm(engine)
