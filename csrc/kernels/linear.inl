@@ -1,10 +1,10 @@
 // y = act(x W^T + bias) * multiply + residual for panels of kPanel columns of W^T, float32 or bfloat16.
 //
-// Each output is one chain of fma over k = 0..K-1, whatever the number of rows: the matrix-vector and the matrix-matrix
-// product give the same bits. A single row takes several panels at once, each read as a stream, so that there are
-// chains enough to keep the multipliers busy. R rows of a tile share each load of the panel, bfloat16 widened in
-// registers. k goes in chunks: a chunk of the panel stays in the first-level cache while all tiles pass over it, and
-// the sums wait in memory between chunks.
+// k goes in chunks of kLinearFloats. Each output is the sum, in order, of one chain of fma over each chunk, whatever
+// the number of rows: the matrix-vector and the matrix-matrix product give the same bits, and a long sum errs less than
+// one chain would. A single row takes several panels at once, each read as a stream, so that there are chains enough to
+// keep the multipliers busy. R rows of a tile share each load of the panel, bfloat16 widened in registers. A chunk of
+// the panel stays in the first-level cache while all tiles pass over it, and the sums wait in memory between chunks.
 
 constexpr int kGroupTiles = 8;                       // row tiles that pass over a chunk of the panel in turn
 constexpr int64_t kLinearFloats = kLinearChunk / 4;  // k of a chunk: 16 KB of a float32 panel
@@ -84,29 +84,29 @@ struct Float32Panel {
 #  pragma GCC unroll 8
       for (int v = 0; v < V; ++v) columns[v] = from + c + v * kLanes;
       Vf acc[R][V];
-      load_tile(acc, sums + c, kPanel);
+      set_zero(acc);
       accumulate(acc, rows, columns, kPanel, n, Ahead{next + c, (kPanel + tiles - 1) / tiles});
-      store_tile(acc, sums + c, kPanel);
+      add_tile(acc, sums + c, kPanel);
     }
   }
-  // sums of one row times P panels.   sums: (P, kPanel)
+  // sums += one row times steps [k, k + n) of P panels of K steps.   sums: (P, kPanel)
   template <int P>
-  static void row(const float* x, const uint8_t* panels, int64_t K, float* sums) {
+  static void row(const float* x, const uint8_t* panels, int64_t K, int64_t k, int64_t n, float* sums) {
     constexpr int V = kPanel / kLanes;
-    const float *rows[1] = {x}, *columns[P * V];
+    const float *rows[1] = {x + k}, *columns[P * V];
     Streams<P> ahead;
     ahead.step = kPanel * 4;
 #  pragma GCC unroll 4
     for (int p = 0; p < P; ++p) {
-      const float* panel = reinterpret_cast<const float*>(panels + p * panel_bytes(type, K));
+      const float* panel = reinterpret_cast<const float*>(panels + p * panel_bytes(type, K)) + k * kPanel;
 #  pragma GCC unroll 8
       for (int v = 0; v < V; ++v) columns[p * V + v] = panel + v * kLanes;
       ahead.from[p] = reinterpret_cast<const char*>(panel) + kStreamAhead;
     }
     Vf acc[1][P * V];
     set_zero(acc);
-    accumulate(acc, rows, columns, kPanel, K, ahead);
-    store_tile(acc, sums, kPanel);
+    accumulate(acc, rows, columns, kPanel, n, ahead);
+    add_tile(acc, sums, kPanel);
   }
 };
 
@@ -119,10 +119,7 @@ struct Bfloat16Panel {
     for (int c = 0; c < kHalf; c += kLanes) {
       Vf low[R], high[R];
 #  pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
-        low[r] = load(sums + r * kPanel + c);
-        high[r] = load(sums + r * kPanel + kHalf + c);
-      }
+      for (int r = 0; r < R; ++r) low[r] = high[r] = set1(0.0f);
       for (int64_t i = 0; i < n; ++i) {
         const uint32_t* step = from + i * kHalf + c;
         const Vi words = load_int(step);
@@ -137,30 +134,31 @@ struct Bfloat16Panel {
       }
 #  pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
-        store(sums + r * kPanel + c, low[r]);
-        store(sums + r * kPanel + kHalf + c, high[r]);
+        float* s = sums + r * kPanel + c;
+        store(s, load(s) + low[r]);
+        store(s + kHalf, load(s + kHalf) + high[r]);
       }
     }
   }
   template <int P>
-  static void row(const float* x, const uint8_t* panels, int64_t K, float* sums) {
+  static void row(const float* x, const uint8_t* panels, int64_t K, int64_t k, int64_t n, float* sums) {
     constexpr int V = kHalf / kLanes;
     const uint32_t* from[P];
     Vf low[P][V], high[P][V];
 #  pragma GCC unroll 4
     for (int p = 0; p < P; ++p) {
-      from[p] = reinterpret_cast<const uint32_t*>(panels + p * panel_bytes(type, K));
+      from[p] = reinterpret_cast<const uint32_t*>(panels + p * panel_bytes(type, K)) + k * kHalf;
 #  pragma GCC unroll 4
       for (int v = 0; v < V; ++v) low[p][v] = high[p][v] = set1(0.0f);
     }
-    for (int64_t k = 0; k < K; ++k) {
-      const Vf s = set1(x[k]);
+    for (int64_t i = 0; i < n; ++i) {
+      const Vf s = set1(x[k + i]);
 #  pragma GCC unroll 4
       for (int p = 0; p < P; ++p) {
-        __builtin_prefetch(from[p] + k * kHalf + kStreamAhead / 4);
+        __builtin_prefetch(from[p] + i * kHalf + kStreamAhead / 4);
 #  pragma GCC unroll 4
         for (int v = 0; v < V; ++v) {
-          const Vi words = load_int(from[p] + k * kHalf + v * kLanes);
+          const Vi words = load_int(from[p] + i * kHalf + v * kLanes);
           low[p][v] = fma(s, low_columns(words), low[p][v]);
           high[p][v] = fma(s, high_columns(words), high[p][v]);
         }
@@ -170,8 +168,9 @@ struct Bfloat16Panel {
     for (int p = 0; p < P; ++p)
 #  pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
-        store(sums + p * kPanel + v * kLanes, low[p][v]);
-        store(sums + p * kPanel + kHalf + v * kLanes, high[p][v]);
+        float* s = sums + p * kPanel + v * kLanes;
+        store(s, load(s) + low[p][v]);
+        store(s + kHalf, load(s + kHalf) + high[p][v]);
       }
   }
 };
@@ -209,8 +208,11 @@ int64_t row_panels(const PanelArgs& a, int64_t column) {
   alignas(64) float sums[P * kPanel];
   const int64_t size = panel_bytes(Panel::type, a.K);
   for (; column + (P - 1) * kPanel < a.cols; column += P * kPanel) {
-    Panel::template row<P>(static_cast<const float*>(a.x),
-                           static_cast<const uint8_t*>(a.panels) + column / kPanel * size, a.K, sums);
+    for (int i = 0; i < P * kPanel; i += kLanes) store(sums + i, set1(0.0f));
+    for (int64_t k = 0; k < a.K; k += kLinearFloats)
+      Panel::template row<P>(static_cast<const float*>(a.x),
+                             static_cast<const uint8_t*>(a.panels) + column / kPanel * size, a.K, k,
+                             minimum(kLinearFloats, a.K - k), sums);
     for (int p = 0; p < P; ++p) finish_linear_row(sums + p * kPanel, a, 0, column + p * kPanel);
   }
   return column;

@@ -40,15 +40,21 @@ void additive_scores(const float* q, const float* keys, int64_t ldk, int64_t S, 
   }
 }
 
-// out[d] = sum_j w[j] values[j, d], one chain over j for each d.
+// out[d] = sum_j w[j] values[j, d]: as in a product with panels, one chain over each chunk of j, and their sum in
+// order.
 template <int V>
 INLINE void weighted_columns(const float* w, const float* values, int64_t ldv, int64_t S, float* out) {
-  Vf acc[1][V];
-  set_zero(acc);
-  const float *const rows[1] = {w}, *columns[V];
-  for (int v = 0; v < V; ++v) columns[v] = values + v * kLanes;
-  accumulate(acc, rows, columns, ldv, S);
-  store_tile(acc, out, 0);
+  Vf total[1][V];
+  set_zero(total);
+  for (int64_t j = 0; j < S; j += kLinearFloats) {
+    Vf acc[1][V];
+    set_zero(acc);
+    const float *const rows[1] = {w + j}, *columns[V];
+    for (int v = 0; v < V; ++v) columns[v] = values + j * ldv + v * kLanes;
+    accumulate(acc, rows, columns, ldv, minimum(kLinearFloats, S - j));
+    for (int v = 0; v < V; ++v) total[0][v] = total[0][v] + acc[0][v];
+  }
+  store_tile(total, out, 0);
 }
 
 void weighted_sum(const float* w, const float* values, int64_t ldv, int64_t S, int64_t D, float* out) {
@@ -57,7 +63,12 @@ void weighted_sum(const float* w, const float* values, int64_t ldv, int64_t S, i
   for (; d + V * kLanes <= D; d += V * kLanes) weighted_columns<V>(w, values + d, ldv, S, out + d);
   for (; d + kLanes <= D; d += kLanes) weighted_columns<1>(w, values + d, ldv, S, out + d);
   if (d == D) return;
-  Vf acc = set1(0.0f);
-  for (int64_t j = 0; j < S; ++j) acc = fma(set1(w[j]), load_up_to(values + j * ldv + d, D - d), acc);
-  store_up_to(out + d, acc, D - d);
+  Vf total = set1(0.0f);
+  for (int64_t first = 0; first < S; first += kLinearFloats) {
+    Vf acc = set1(0.0f);
+    for (int64_t j = first; j < minimum(first + kLinearFloats, S); ++j)
+      acc = fma(set1(w[j]), load_up_to(values + j * ldv + d, D - d), acc);
+    total = total + acc;
+  }
+  store_up_to(out + d, total, D - d);
 }

@@ -58,13 +58,16 @@ INLINE void set_zero(Vf (&acc)[R][V]) {
     for (int v = 0; v < V; ++v) acc[r][v] = set1(0.0f);
 }
 
-// Reads the tile from, and writes it to, rows of `ld` floats.
+// Writes the tile to, or adds it to, rows of `ld` floats.
 template <int R, int V>
-INLINE void load_tile(Vf (&acc)[R][V], const float* in, int ld) {
+INLINE void add_tile(const Vf (&acc)[R][V], float* sums, int ld) {
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) acc[r][v] = load(in + r * ld + v * kLanes);
+    for (int v = 0; v < V; ++v) {
+      float* s = sums + r * ld + v * kLanes;
+      store(s, load(s) + acc[r][v]);
+    }
 }
 
 template <int R, int V>

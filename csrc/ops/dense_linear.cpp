@@ -100,8 +100,8 @@ void multiply_packed(const Linear& op, int threads, const LinearScratch& needs, 
 }
 
 // A few rows times the transpose of a matrix: y = x M, a weighted sum of the rows of M, which needs no packing. Like
-// the panels, it adds up each output as one chain over k, and what follows is the same arithmetic, so the bits are the
-// same.
+// the panels, it adds up each output as one chain over each chunk of k, and what follows is the same arithmetic, so the
+// bits are the same.
 void add_up_rows(const KernelTable& kernel, const Linear& op, int threads) {
   constexpr int64_t kColumns = 256;
   const int64_t rows = op.x.shape[0], O = op.weight.shape[0], K = op.weight.shape[1],
