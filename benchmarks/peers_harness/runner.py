@@ -14,9 +14,8 @@ from peers_harness.ratios import DISTURBED
 
 SCORED = {"batch": 2, "context": 16, "length": 16}  # what the errors are taken from
 ENOUGH = 1.5  # seconds: whose turns are shorter takes part in three rounds whatever its share
-Turn = list[
-    Any
-]  # seconds of the call, seconds of the same with one token or None, noise; of ours also the GB/s beside it
+# Seconds of the call, seconds of the same with one token or None, noise; of ours also the GB/s beside it.
+Turn = list[Any]
 
 
 def busy_seconds() -> float:

@@ -67,9 +67,7 @@ struct Later {
     next += step;
   }
 };
-struct Nothing {
-  INLINE void fetch() {}
-};
+struct Nothing {};
 
 // Pages that are read after the ones at hand, laid out like them: each step fetches what it would read there.
 template <int V>
@@ -207,6 +205,7 @@ class Touch {
   const int64_t skip_;
 };
 
+// The same pointer, of which the compiler knows nothing.
 INLINE const float* opaque(const float* p) {
   asm("" : "+r"(p));
   return p;
