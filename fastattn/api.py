@@ -576,7 +576,7 @@ class Model:
             if self._architecture.has_encoder:
                 return session.encode([ids]).taps["last_hidden_state"]
             session.start(1)  # in pieces: the attention recorded on the way grows with the rows of a step
-            pieces = [session.step([ids[i : i + _CHUNK]]) for i in range(0, len(ids), _CHUNK)]
+            pieces = [session.step([ids[i : i + _CHUNK]], all_rows=True) for i in range(0, len(ids), _CHUNK)]
             return np.concatenate([piece.taps["last_hidden_state"] for piece in pieces])
 
     def embed(self, texts: Any) -> FloatArray:

@@ -56,7 +56,8 @@ class StepResult:
     """What a step gives back. rows = batch, or all tokens of the step when `all_rows` was asked for.
 
     scores float32 [rows, k] descending, tokens int32 [rows, k], log_sum_exp float32 [rows] of the raw logits (empty when
-    neither k nor logits was asked for), logits float32 [rows, V] or None; with capture also attention and named values (taps).
+    neither k nor logits was asked for), logits float32 [rows, V] or None; with capture also attention and named values (taps),
+    with a row for each token of the step, or, of what is computed after the last attention, for each of `rows`.
     """
 
     scores: FloatArray

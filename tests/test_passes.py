@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from families import GOLDEN
 from toys import TOYS, VOCABULARY, Backend, Toy, backends
 
 import fastattn
@@ -62,8 +63,8 @@ def gates(form: str, width: int = 15, ffn: int = 70) -> Toy:
 ALL: dict[str, Any] = {**TOYS, **{form: lambda form=form: gates(form) for form in FORMS}}
 
 
-def run(backend: Backend, toy: Toy) -> list[np.ndarray]:
-    """Logits, best tokens and taps of some steps."""
+def run(backend: Backend, toy: Toy, all_rows: bool) -> list[np.ndarray]:
+    """Logits, best tokens and taps of some steps; of a tap only the rows that want an output, which every graph computes."""
     session = backend.session(toy)
     session.capture = True
     found = []
@@ -75,35 +76,39 @@ def run(backend: Backend, toy: Toy) -> list[np.ndarray]:
     for step in range(3):
         tokens = np.array([step, 7 * step + 1], np.int32)
         feed = tokens if toy.sequential or step else [tokens, tokens[:1]]
-        result = session.step(feed, Select(k=3, log_probs=True, logits=step > 0))
+        result = session.step(feed, Select(k=3, log_probs=True, logits=step > 0), all_rows)
+        wanted = slice(None) if all_rows else slice(-2, None)  # the first sequence's last row and the second's only one
         found += [
             result.scores,
             result.tokens,
             result.log_sum_exp,
-            *(result.taps[name] for name in sorted(result.taps)),
+            *(result.taps[name][wanted] for name in sorted(result.taps)),
         ]
         if result.logits is not None:
             found.append(result.logits)
     return found
 
 
+@pytest.mark.parametrize("all_rows", [False, True])
 @pytest.mark.parametrize("name", ALL)
-def test_a_graph_gives_the_same_after_the_passes(name: str) -> None:
+def test_a_graph_gives_the_same_after_the_passes(name: str, all_rows: bool) -> None:
     toy = ALL[name]()
+    reference = Backend("reference")
     after = replace(toy, graphs={key: optimise(graph) for key, graph in toy.graphs.items()})
-    for a, b in zip(run(Backend("reference"), toy), run(Backend("reference"), after), strict=True):
+    for a, b in zip(run(reference, toy, all_rows), run(reference, after, all_rows), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("all_rows", [False, True])
 @pytest.mark.parametrize("name", ALL)
-def test_the_engine_gives_the_same_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_gives_the_same_bits(name: str, all_rows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     toy = ALL[name]()
     for backend in NATIVE:
         with backend.active():
-            fused = run(backend, toy)
+            fused = run(backend, toy, all_rows)
             with monkeypatch.context() as without:
                 without.setattr(runtime, "optimise", lambda graph: graph)
-                plain = run(backend, toy)
+                plain = run(backend, toy, all_rows)
         for a, b in zip(fused, plain, strict=True):
             np.testing.assert_array_equal(a, b, backend.name)
 
@@ -131,6 +136,17 @@ def test_what_the_bundled_models_run(name: str, linears: dict[str, int], joined:
             assert (ops["linear"], ops["projections"]) == (linears[key], joined[key])
         assert ops["output"] == (key == "decoder")
         assert str(optimise(after)) == str(after), "nothing is left to do"
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_the_last_layer_of_a_decoder_computes_only_wanted_rows(name: str) -> None:
+    graph = optimise(fastattn.load(GOLDEN / "decoders" / name)._architecture.graphs["decoder"])
+    last = max(i for i, node in enumerate(graph.nodes) if node.op == "attention")
+    later = graph.nodes[last + 1 :]
+    assert [node.op for node in later].count("select_rows") == 2, "of the context and of the residual"
+    assert {graph.values[v].rows for node in later for v in node.outputs} == {"last"}
+    assert all(graph.values[v].rows == "tokens" for node in graph.nodes[: last + 1] for v in node.outputs)
+    assert graph.values[graph.taps["context"]].rows == "tokens"
 
 
 def test_inspect_prints_what_runs(capsys: pytest.CaptureFixture[str]) -> None:

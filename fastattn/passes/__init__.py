@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from fastattn.graph import Graph
 from fastattn.passes.linears import gate_linears, join_linears, project_output
+from fastattn.passes.rows import select_early
 
-PASSES = (gate_linears, project_output, join_linears)
+PASSES = (gate_linears, project_output, join_linears, select_early)
 
 
 def optimise(graph: Graph) -> Graph:
