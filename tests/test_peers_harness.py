@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from families import GOLDEN
+
+import fastattn
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(FOLDER))
@@ -249,6 +252,21 @@ def test_the_line_through_time_per_token() -> None:
     assert (start, each, straight) == (pytest.approx(2e-3), pytest.approx(1e-6), pytest.approx(1))
     bent = [[float(x), float(np.sqrt(x))] for x in (1, 100, 1000, 10000)]
     assert slope.fit(bent)[2] < 0.97
+    assert slope.fit([[1, 7, 3], [2, 1, 5], [3, 9, 7]], 2) == (pytest.approx(1), pytest.approx(2), pytest.approx(1))
+
+
+def test_steps_count_between_readings_that_agree() -> None:
+    readings = iter([10, 10, 20, 20, 21, 22])
+    found = slope.calm(lambda: 1e-3, lambda: float(next(readings)), 3)
+    assert found == [(1e-3, pytest.approx(size)) for size in (10e6, 20e6, 20.5e6)]
+    restless = iter(range(1, 1000, 100))
+    assert len(slope.calm(lambda: 1e-3, lambda: float(next(restless)), 2)) == slope.TRIES * 2, "else all of them"
+
+
+def test_steps_at_growing_lengths() -> None:
+    model = fastattn.load(GOLDEN / "decoders" / "gpt2")
+    found = slope.points(model, models.SHAPES["gpt2-small"], [5, 20], 2, lambda: 10.0)
+    assert [point[0] for point in found] == [6, 21] and all(size == pytest.approx(1e10 * t) for _, t, size in found)
 
 
 def test_plots_are_drawn_from_results(seated: pool.Pool, tmp_path: Path) -> None:
@@ -259,7 +277,9 @@ def test_plots_are_drawn_from_results(seated: pool.Pool, tmp_path: Path) -> None
     entry = measured(seated, results)
     label = Case("marian-base", 4, 1, 32, 8).label
     results["cases"][label] = entry | {"case": entry["case"] | {"batch": 4}}
-    results["slopes"] = {"gpt2-small": {"fastattn/float32": [[1, 1e-3], [2, 2e-3], [3, 3e-3]], "fastattn/int8": "died"}}
+    results["slopes"] = {
+        "gpt2-small": {"fastattn/float32": [[1, 1e-3, 9], [2, 2e-3, 8], [3, 3e-3, 7]], "fastattn/int8": "died"}
+    }
     names = [name for _, name in plotting.draw(results, tmp_path)]
     assert names == ["peers-batch.svg", "peers-slope.svg", "peers-limit.svg"]
     assert all((tmp_path / name).stat().st_size > 1000 for name in names)

@@ -68,9 +68,9 @@ class Case:
 
 
 def new_tokens(model: str, rows: int) -> int:
-    """So many that a turn takes some tenths of a second, and prefill and first steps weigh little."""
+    """So many that prefill and first steps weigh little, while a turn takes some tenths of a second (Llama: some seconds)."""
     if model == "llama-1b":
-        return 12 if rows == 1 else 8
+        return 16
     return 40 if rows <= 4 else 24
 
 

@@ -169,23 +169,25 @@ def _slopes(results: dict[str, Any]) -> Iterator[str]:
     if not results["slopes"]:
         return
     yield from ("", "### Time per token against context length", "")
-    yield "One sequence, ours: a line fitted to the time per step. Bandwidth: the bytes of keys and values that one token of"
-    yield "context adds, over the slope; the memory gives the figure above."
+    yield "One sequence, ours. How fast memory reads changes from second to second, so a step stands between two readings of"
+    yield "it, and lines are fitted to the time per step and to the bytes memory would have delivered in that time."
+    yield "Keys and values: the bytes that one token of context adds, over the slope of that second line."
     yield ""
     rows = []
     for model, types in results["slopes"].items():
         for name, points in types.items():
             if isinstance(points, str):
-                rows.append([targets.NAMES[model], name, points, "", "", "", ""])
+                rows.append([targets.NAMES[model], name, points, *[""] * 6])
                 continue
             start, per_token, straight = slope.fit(points)
+            size, growth, straighter = slope.fit(points, 2)
             each = 4.0 * SHAPES[model].per_token
-            spread = f"{points[0][0]:.0f}–{points[-1][0]:.0f}"
-            rate = f"{each / per_token / 1e9:.1f}" if per_token > 0 else ""
-            line = [f"{1e3 * start:.2f}", f"{1e9 * per_token:.1f}", rate, f"{straight:.3f}"]
-            rows.append([targets.NAMES[model], name, spread, *line])
-    heads = ["model", "engine", "context", "ms at none", "ns per token of context", "GB/s of keys and values", "R²"]
-    yield from table(heads, rows)
+            line = [f"{1e3 * start:.2f}", f"{1e9 * per_token:.0f}", f"{straight:.3f}"]
+            line += [f"{size / 1e6:.0f}", f"{growth / 1e3:.1f}", f"{straighter:.3f}"]
+            share = f"{each / growth:.0%}".replace("%", " %") if growth > 0 else ""
+            rows.append([targets.NAMES[model], name, f"{points[0][0]:.0f}–{points[-1][0]:.0f}", *line, share])
+    heads = ["model", "engine", "context", "ms at none", "ns per token of context", "R²", "MB at none"]
+    yield from table([*heads, "KB per token of context", "R²", "of it keys and values"], rows)
 
 
 def replace(page: Path, section: str) -> None:

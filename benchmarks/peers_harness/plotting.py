@@ -87,15 +87,15 @@ def by_slope(results: dict[str, Any]) -> Any:
     for axes, (model, types) in zip(panels[0], found.items(), strict=True):
         for i, (name, points) in enumerate(types.items()):
             colour = plots.COLOURS[i % len(plots.COLOURS)]
-            start, each, _ = slope.fit(points)
-            xs = [x for x, _ in points]
-            axes.plot(xs, [1e3 * y for _, y in points], "o", markersize=3, color=colour, label=name)
-            axes.plot(xs, [1e3 * (start + each * x) for x in xs], "-", linewidth=0.8, color=colour)
+            start, each, _ = slope.fit(points, 2)
+            xs = [x for x, *_ in points]
+            axes.plot(xs, [y / 1e6 for *_, y in points], "o", markersize=3, color=colour, label=name)
+            axes.plot(xs, [(start + each * x) / 1e6 for x in xs], "-", linewidth=0.8, color=colour)
         axes.set_title(NAMES[model])
         axes.set_xlabel("tokens in the cache")
         axes.set_ylim(bottom=0)
         axes.legend(fontsize=7)
-    panels[0][0].set_ylabel("ms per token")
+    panels[0][0].set_ylabel("time per token × bandwidth beside it, MB")
     return figure
 
 

@@ -172,7 +172,7 @@ class Runner:
                 except Fault:
                     continue
 
-    def slopes(self, model: str, participants: list[Participant], contexts: list[int], steps: int = 20) -> None:
+    def slopes(self, model: str, participants: list[Participant], contexts: list[int], steps: int = 15) -> None:
         """Time per token against context length, ours only."""
         for participant in participants:
             if participant.engine != OURS or self.left() <= 0:
@@ -180,7 +180,7 @@ class Runner:
             for engine in self.pool.seat(model, [participant]).values():
                 self.pool.quiet(engine)
                 try:
-                    answer = engine.ask("slope", 180.0, contexts=contexts, steps=steps)
+                    answer = engine.ask("slope", 400.0, contexts=contexts, steps=steps)
                     self.results["slopes"].setdefault(model, {})[participant.name] = answer["points"]
                 except Fault as fault:
                     self.results["slopes"].setdefault(model, {})[participant.name] = str(fault)

@@ -89,8 +89,8 @@ def _lines(results: dict[str, Any]) -> Iterator[Verdict]:
         for name, points in types.items():
             if isinstance(points, str) or len(points) < 3:
                 continue
-            straight = slope.fit(points)[2]
-            text = f"{NAMES[model]}, {name.partition('/')[2]}: time per token is a straight line in the context"
+            straight = slope.fit(points, 2)[2]
+            text = f"{NAMES[model]}, {name.partition('/')[2]}: time per token × bandwidth is a straight line in the context"
             yield Verdict(text, "R² ≥ 0.98", f"R² = {straight:.3f}", straight >= 0.98)
 
 

@@ -49,10 +49,11 @@ class Worker:
         return {"log_probs": self.loaded.log_probs(rows, models.targets(self.name, batch, length))}
 
     def slope(self, contexts: list[int], steps: int) -> Answer:
-        """Ours only: milliseconds per step with so many tokens in the cache, one sequence, fed piece by piece."""
-        from peers_harness import slope
+        """Ours only: steps with so many tokens in the cache, one sequence, fed piece by piece."""
+        from peers_harness import limits, slope
 
-        return {"points": slope.points(self.loaded.model, models.SHAPES[self.name], contexts, steps)}
+        shape = models.SHAPES[self.name]
+        return {"points": slope.points(self.loaded.model, shape, contexts, steps, lambda: limits.reading(self.threads))}
 
     def memory(self) -> Answer:
         """Bytes resident now, and the most there ever were."""
