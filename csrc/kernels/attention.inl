@@ -33,6 +33,7 @@ void start_group(const AttentionArgs& args, int row, int rows, RowGroup& group) 
   group.row = row;
   group.rows = rows;
   group.pages = 0;
+  group.blank = false;
   group.first = group.all_to = INT64_MAX;
   group.last = group.all_from = 0;
   for (int r = row; r < row + rows; ++r) {
@@ -49,31 +50,15 @@ void start_group(const AttentionArgs& args, int row, int rows, RowGroup& group) 
   }
 }
 
-// to[d][i] = scale * rows[i][d] for `count` <= kLanes rows; writes up to kLanes floats behind the last d.
-void interleave(const float* const* rows, int count, int64_t D, float scale, float* to) {
-  for (int64_t d = 0; d < D; d += kLanes) {
-    Vf x[kLanes];
-    for (int i = 0; i < kLanes; ++i) x[i] = i < count ? load_up_to(rows[i] + d, D - d) * set1(scale) : set1(0.0f);
-    transpose(x);
-    for (int i = 0; i < kLanes && d + i < D; ++i)
-      store(to + (d + i) * count, x[i]);  // the next one covers what is over
-  }
-}
-
-// scale * log2 e * q, interleaved: the tile reads the rows side by side.
-void take_queries(const AttentionArgs& args, RowGroup& group, float* q) {
-  const float scale = args.scale * kLog2E;
-  const float* const* rows = args.q + group.row;
-  group.q = q;
-  group.later_keys = group.later_values = reinterpret_cast<const char*>(q);  // nothing new
-  if (group.rows == 1) {
-    for (int64_t d = 0; d < args.D; d += kLanes)
-      store_up_to(q + d, load_up_to(rows[0] + d, args.D - d) * set1(scale), args.D - d);
-  } else if (group.rows <= kLanes) {
-    interleave(rows, group.rows, args.D, scale, q);
-  } else {
-    for (int r = 0; r < group.rows; ++r)
-      for (int64_t d = 0; d < args.D; ++d) q[d * group.rows + r] = rows[r][d] * scale;
+// scale * log2 e * q, in runs of kRun of each row: to[d / kRun][row][d % kRun], zeros behind the last d. The tile then
+// walks some lines at once, and nothing needs to be turned.
+void take_queries(const AttentionArgs& args, const RowGroup& group) {
+  const Vf scale = set1(args.scale * kLog2E);
+  for (int r = 0; r < group.rows; ++r) {
+    const float* q = args.q[group.row + r];
+    for (int64_t run = 0; run < args.D; run += kRun)
+      for (int i = 0; i < kRun; i += kLanes)
+        store(group.q + run * group.rows + r * kRun + i, load_up_to(q + run + i, args.D - run - i) * scale);
   }
 }
 
@@ -111,22 +96,24 @@ void walk_block(const AttentionArgs& args, int64_t block, RowGroup& group) {
   BlockTile tile;
   if (!open_block(args, block * kBlock, group, tile)) return;
   float keep[kRowSlots], add[kRowSlots];
-  Destination to = {{}, keep, add};
+  Destination to = {{}, group.blank ? nullptr : keep, add};
   for (int r = 0; r < group.rows; ++r) to.out[r] = args.out[group.row + r];
   score_block(args, group, tile);
   merge_block(tile.m, tile.l, group.rows, group, keep, add);
   value_block(args, group, tile, to);
+  group.blank = false;
 }
 
-// Rows [row, row + rows) in `count` equal groups.
+// Rows [row, row + rows) in `count` equal groups; their queries are still to be taken.
 int make_groups(const AttentionArgs& args, int row, int rows, RowGroup* groups) {
   const int count = (rows + kTileRows - 1) / kTileRows;
   float* q = args.scratch;
   for (int g = 0; g < count; ++g) {
     const int begin = rows * g / count, end = rows * (g + 1) / count;
     start_group(args, row + begin, end - begin, groups[g]);
-    take_queries(args, groups[g], q);
-    q += (end - begin) * args.D;
+    groups[g].q = q;
+    groups[g].later_keys = groups[g].later_values = reinterpret_cast<const char*>(q);  // nothing new
+    q += (end - begin) * round_up(args.D, kRun);
   }
   return count;
 }
@@ -148,6 +135,14 @@ void fetch_block(const AttentionArgs& args, int64_t block, int64_t last, int i, 
     }
     for (int64_t at = 0; at < page_bytes(args.type, args.D); at += 64) __builtin_prefetch(k + at, 0, 2);
     for (int64_t at = 0; at < page_bytes(args.type, args.ldv); at += 64) __builtin_prefetch(v + at, 0, 2);
+  }
+}
+
+// Queries of a group, which the next one to be walked, are fetched, and the lines of its results.
+void fetch_rows(const AttentionArgs& args, const RowGroup& group) {
+  for (int r = group.row; r < group.row + group.rows; ++r) {
+    for (int64_t d = 0; d < args.D; d += 16) __builtin_prefetch(args.q[r] + d);
+    for (int64_t c = 0; c < args.Dv; c += 16) __builtin_prefetch(args.out[r] + c, 1);
   }
 }
 
@@ -174,20 +169,26 @@ void attention_rows(const AttentionArgs& args, const AttentionPart& part, int ro
   RowGroup groups[kGroups];
   const int count = make_groups(args, row, rows, groups);
   int64_t first = INT64_MAX, last = 0;
-  if (part.begins) zero_rows(args, row, rows);
   for (int g = 0; g < count; ++g) {
     first = minimum(first, groups[g].first);
     last = maximum(last, groups[g].last);
+    groups[g].blank = part.begins;
     if (!part.begins) load_state(part.state, groups[g]);
   }
   const int64_t stop = minimum(part.last, (last + kBlock - 1) / kBlock);
   if (count == 1) groups[0].pages = pages_until(last, stop);
-  for (int64_t block = maximum(part.first, first / kBlock); block < stop; ++block)
+  const int64_t begin = maximum(part.first, first / kBlock);
+  for (int64_t block = begin; block < stop; ++block)
     for (int g = 0; g < count; ++g) {
+      if (block == begin) {
+        take_queries(args, groups[g]);
+        if (g + 1 < count) fetch_rows(args, groups[g + 1]);
+      }
       if (count > 1) fetch_block(args, block + 1, block + 1 < stop ? last : 0, g, count, groups[g]);
       walk_block(args, block, groups[g]);
     }
   for (int g = 0; g < count; ++g) {
+    if (groups[g].blank) zero_rows(args, groups[g].row, groups[g].rows);
     if (part.ends) {
       finish_rows(args, groups[g]);
     } else {
@@ -229,7 +230,10 @@ void attention_partial(const AttentionArgs* args, int64_t block_begin, int64_t b
     RowGroup groups[kGroups];
     const int count = make_groups(*args, row, static_cast<int>(minimum(kGroups * kTileRows, args->rows - row)), groups);
     int64_t last = 0;
-    for (int g = 0; g < count; ++g) last = maximum(last, groups[g].last);
+    for (int g = 0; g < count; ++g) {
+      last = maximum(last, groups[g].last);
+      take_queries(*args, groups[g]);
+    }
     groups[0].pages = pages_until(last, block_end);  // the others find what it has read in the cache
     for (int64_t block = block_begin; block < block_end; ++block)
       for (int g = 0; g < count; ++g)

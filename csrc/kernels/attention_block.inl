@@ -4,15 +4,17 @@
 constexpr int kTileColumns = 64;  // keys that one register tile covers at most; of the columns of v, twice as many
 constexpr int kRowSlots = 16;     // kTileRows, rounded up to whole vectors
 constexpr int kBlockPages = kBlock / kPage;
+constexpr int kRun = 16;     // d that stand side by side in a row's query
 constexpr int kGroups = 16;  // groups of rows that share the walk over the blocks
 static_assert(kTileRows <= kRowSlots && kGroups * kTileRows >= kRowsAtOnce, "rows of a call share one walk");
 
 // Up to kTileRows rows; those of one tile.
 struct RowGroup {
   int row, rows;
+  bool blank;                             // nothing has been written to `out`
   int64_t first, last;                    // keys that any row sees
   int64_t all_from, all_to;               // keys that all rows see
-  const float* q;                         // [D][rows]: scale * log2 e * q
+  float* q;                               // [D / kRun][rows][kRun]: scale * log2 e * q
   const char *later_keys, *later_values;  // pages to be fetched during the products
   int64_t pages;                          // of keys that are read, counted from key 0; 0: other groups read them too
   float M[kRowSlots], L[kRowSlots];
@@ -91,12 +93,11 @@ INLINE void fetch(const After<V>& after, int64_t offset, int64_t step, const T* 
 }
 
 // acc[r][v] += sum over 0 <= k < n of a[r * LR + k * LK] * B[k][v] in the order of k, each output one chain of fma.
-// B[k][v] is the vector at b[v] + k * step.
+// B[k][v] is the vector at b[v] + offset + k * step.
 template <int LR, int LK, int R, int V, class T, class Ahead = Nothing>
 INLINE void multiply(Vf (&acc)[R][V], const float* a, const T* const (&b)[V], int64_t step, int64_t n,
-                     Ahead ahead = {}) {
+                     Ahead&& ahead = {}, int64_t offset = 0) {
   constexpr int U = R * V <= kAccumulators / 2 ? 4 : 2;
-  int64_t offset = 0;
   for (; n >= U; n -= U, a += U * LK, offset += U * step) {
     fetch<U>(ahead, offset, step, b);
     multiply_steps<U, LR, LK>(acc, a, b, offset, step);
@@ -222,6 +223,7 @@ void score_key_rows(const AttentionArgs& args, const RowGroup& group, BlockTile&
     Vf acc[R];
     for (int r = 0; r < R; ++r) acc[r] = set1(0.0f);
     int64_t d = 0;
+    const auto query = [&] { return group.q + d / kRun * kRun * R + d % kRun; };
     for (; d + kLanes <= args.D; d += kLanes) {
       Vf x[kLanes];
       const float* rows = k + d;
@@ -232,22 +234,30 @@ void score_key_rows(const AttentionArgs& args, const RowGroup& group, BlockTile&
         if (i % (kPage / kLanes) == 0) next.line();
       }
       transpose(x);
-      const float* q = group.q + d * R;
+      const float* q = query();
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i)
 #pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) acc[r] = fma(set1(q[i * R + r]), x[i], acc[r]);
+        for (int r = 0; r < R; ++r) acc[r] = fma(set1(q[r * kRun + i]), x[i], acc[r]);
     }
     if (d < args.D) {
       const int left = static_cast<int>(args.D - d);
+      const float* q = query();
       Vf x[kLanes];
       for (int i = 0; i < kLanes; ++i) x[i] = load_n(k + i * ld + d, left);
       transpose(x);
       for (int i = 0; i < left; ++i)
-        for (int r = 0; r < R; ++r) acc[r] = fma(set1(group.q[(d + i) * R + r]), x[i], acc[r]);
+        for (int r = 0; r < R; ++r) acc[r] = fma(set1(q[r * kRun + i]), x[i], acc[r]);
     }
     for (int r = 0; r < R; ++r) store(&tile.p[r][key], acc[r]);
   }
+}
+
+// acc[r][v] += q . k for V vectors of keys, columns of their pages.
+template <int R, int V, class T, class Ahead>
+INLINE void multiply_keys(Vf (&acc)[R][V], const float* q, const T* const (&k)[V], int64_t D, Ahead ahead) {
+  for (int64_t d = 0; d < D; d += kRun)
+    multiply<kRun, 1>(acc, q + d * R, k, kPage, minimum(kRun, D - d), ahead, d * kPage);
 }
 
 // The same for pages of columns, V vectors of keys at once while all of them remain, then with narrower tiles.
@@ -265,14 +275,14 @@ void score_keys(const AttentionArgs& args, const RowGroup& group, BlockTile& til
     if (!group.pages) {
       // Half a page of a step of two d in each tile: keys in the first half of the block, values in the second.
       const char* page = key < kBlock / 2 ? group.later_keys : group.later_values;
-      multiply<1, R>(acc, group.q, k, kPage, args.D,
-                     Later{page + key % (kBlock / 2) * args.D * int64_t(sizeof(T)) / 4, 16 * sizeof(T)});
+      multiply_keys(acc, group.q, k, args.D,
+                    Later{page + key % (kBlock / 2) * args.D * int64_t(sizeof(T)) / 4, 16 * sizeof(T)});
     } else {
       After<V> after;
       for (int v = 0; v < V; ++v)
         after.page[v] = reinterpret_cast<const char*>(
             page_after<T>(args.k_pages, group, tile.begin + key + v * kLanes, V * kLanes / kPage));
-      multiply<1, R>(acc, group.q, k, kPage, args.D, after);
+      multiply_keys(acc, group.q, k, args.D, after);
     }
     if constexpr (is_int8<T>) {
       for (int v = 0; v < V; ++v) {

@@ -122,7 +122,7 @@ struct AttentionPart {
   bool begins, ends;  // the first part, the last part
 };
 
-constexpr int64_t attention_scratch(int64_t rows, int64_t D) { return rows * D + 16; }
+constexpr int64_t attention_scratch(int64_t rows, int64_t D) { return rows * round_up(D, 16); }
 
 // Floats of the partial results of `blocks` blocks: {m, l, o[Dv]} for each block and row.
 constexpr int64_t partial_floats(int64_t blocks, int64_t rows, int64_t Dv) { return blocks * rows * (Dv + 2); }
