@@ -133,6 +133,67 @@ def test_long_sequences_cross_the_blocks_of_the_softmax(backend: Backend, toys: 
 
 
 @pytest.mark.parametrize("name", CACHING)
+def test_prompts_of_many_rows_are_fed_in_pieces(backend: Backend, toys: dict[str, Toy], name: str) -> None:
+    """More than 1,024 rows at once: what a sequence gives is what it gives alone, and where nothing can be cut, nothing is."""
+    toy, rng = toys[name], np.random.default_rng(13)
+    for lengths in ([290, 290, 290, 290, 1], [290, 250, 100, 7, 290, 290, 31, 290]):
+        sources, tokens = [ids(rng, 5) for _ in lengths], [ids(rng, n) for n in lengths]
+        together = fresh(backend, toy, sources)
+        first, then = feed(together, toy, tokens), together.step(np.arange(len(lengths), dtype=np.int32), LOGITS).logits
+        for i in (0, 1, len(lengths) - 1):
+            alone = fresh(backend, toy, [sources[i]])
+            backend.assert_same(feed(alone, toy, [tokens[i]])[0], first[i], f"sequence {i}")
+            backend.assert_same(alone.step(np.array([i], np.int32), LOGITS).logits[0], then[i], f"{i}, the step after")
+
+
+def test_a_refused_step_of_many_rows_feeds_nothing(backend: Backend, toys: dict[str, Toy]) -> None:
+    toy, rng = toys["decoder-only"], np.random.default_rng(14)
+    tokens = [ids(rng, 280) for _ in range(5)]
+    session = fresh(backend, toy, tokens)
+    bad = [*tokens[:4], np.append(tokens[4], VOCABULARY).astype(np.int32)]
+    with pytest.raises(InputError, match="outside the vocabulary"):
+        session.step(bad, LOGITS)
+    if not backend.name.startswith("reference"):
+        with pytest.raises(InputError, match="best tokens of a vocabulary"):
+            session.step(tokens, Select(k=VOCABULARY + 1))
+    backend.assert_same(session.step(tokens, LOGITS).logits, feed(fresh(backend, toy, tokens), toy, tokens))
+
+
+@pytest.mark.parametrize("name", ["transformer", "decoder-only"])
+def test_what_fails_half_way_ends_the_batch(toys: dict[str, Toy], name: str) -> None:
+    """A batch whose sequences no memory holds: nothing of the one before may be used, and the next begins as if new."""
+    toy, rng = toys[name], np.random.default_rng(15)
+    sources, tokens = [ids(rng, 7), ids(rng, 3)], [ids(rng, 40), ids(rng, 18)]
+    native = next(b for b in BACKENDS if not b.name.startswith("reference"))
+    session = fresh(native, toy, sources)
+    expected = feed(session, toy, tokens)
+    with pytest.raises((InputError, MemoryError)):
+        session.start(2**58)
+    with pytest.raises(InputError, match="before encode" if toy.has_encoder else "batch of 0"):
+        session.step(tokens, LOGITS)
+    begin(session, toy, sources)
+    native.assert_same(feed(session, toy, tokens), expected)
+
+
+def test_ids_and_lengths_that_do_not_fit(toys: dict[str, Toy]) -> None:
+    native = next(b for b in BACKENDS if not b.name.startswith("reference"))
+    session = native.session(toys["transformer"])._native
+    for lengths in ([4], [-1, 2], [2**62, 2**62, 2**62, 2**62 + 1]):
+        with pytest.raises(ValueError, match="lengths and token ids do not fit"):
+            session.encode(np.zeros(1, np.int32), np.array(lengths, np.int64), False)
+
+
+def test_a_table_without_rows_is_refused() -> None:
+    program = _native.Program("toy", False)
+    for cols in (1, 4, 4):
+        program.add_value("tokens", cols)
+    table = _native.Weight(np.zeros((2, 4), np.float32), False, 1)
+    program.add_node("position_embedding", [1], [2], [table], {"offset": 2})
+    with pytest.raises(ValueError, match="expected one row at least"):
+        program.finish()
+
+
+@pytest.mark.parametrize("name", CACHING)
 def test_sequences_of_different_ages_step_together(backend: Backend, toys: dict[str, Toy], name: str) -> None:
     toy, rng = toys[name], np.random.default_rng(3)
     sources, tokens = [ids(rng, 6) for _ in range(3)], [ids(rng, n) for n in (20, 9, 35)]

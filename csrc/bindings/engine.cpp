@@ -3,6 +3,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "engine/session.h"
@@ -52,7 +53,7 @@ WeightPtr make_weight(const py::array& array, bool packed, int num_threads, cons
   const DType type = type_named(dtype);
   if (!packed && type != DType::float32) throw std::invalid_argument("a plain weight is float32, not " + dtype);
   py::gil_scoped_release unlocked;
-  return packed ? packed_weight(source, type, num_threads) : plain_weight(source);
+  return packed ? packed_weight(source, type, std::max(1, num_threads)) : plain_weight(source);
 }
 
 // Keeps a reference to the array, whose memory is read in place.
@@ -199,7 +200,20 @@ py::tuple profile_of(const Profile& p) {
   return py::make_tuple(p.steps, p.rows, p.seconds, ops);
 }
 
+// Tokens of the step.
+int64_t total(const Ints& ids, const Longs& lengths) {
+  int64_t tokens = 0;
+  for (py::ssize_t i = 0; i < lengths.shape(0); ++i) {
+    if (lengths.data()[i] < 0 || lengths.data()[i] > ids.shape(0) - tokens)
+      throw std::invalid_argument("lengths and token ids do not fit");
+    tokens += lengths.data()[i];
+  }
+  if (tokens != ids.shape(0)) throw std::invalid_argument("lengths and token ids do not fit");
+  return tokens;
+}
+
 void encode(Session& session, const Ints& ids, const Longs& lengths, bool capture) {
+  total(ids, lengths);
   py::gil_scoped_release unlocked;
   session.encode(ids.data(), lengths.data(), lengths.shape(0), capture);
 }
@@ -229,10 +243,7 @@ py::tuple step(Session& session, const Ints& ids, const Longs& lengths, int k, b
                const Csr& penalised, const Csr& banned, bool logits, bool all_rows, bool capture, int64_t vocabulary) {
   Select select;
   select.k = k, select.log_probs = log_probs, select.logits = logits, select.penalty = penalty;
-  int64_t tokens = 0;
-  for (py::ssize_t i = 0; i < lengths.shape(0); ++i) tokens += lengths.data()[i];
-  if (tokens != ids.shape(0)) throw std::invalid_argument("lengths and token ids do not fit");
-  const int64_t rows = all_rows ? tokens : lengths.shape(0);
+  const int64_t tokens = total(ids, lengths), rows = all_rows ? tokens : lengths.shape(0);
   attach(penalised, rows, vocabulary, "penalised", &select.penalised_rows, &select.penalised);
   attach(banned, rows, vocabulary, "banned", &select.banned_rows, &select.banned);
   {

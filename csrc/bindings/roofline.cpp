@@ -19,6 +19,7 @@ double seconds() { return std::chrono::duration<double>(std::chrono::steady_cloc
 // GFLOP/s of fused multiply-adds in registers on num_threads threads at once.
 double fma_gflops(int num_threads, double budget) {
   py::gil_scoped_release unlocked;
+  num_threads = std::max(1, num_threads);
   std::vector<double> rates(static_cast<size_t>(num_threads), 0.0);
   parallel(num_threads, [&](Team& team) {
     double flops = 0;

@@ -6,6 +6,9 @@
 namespace fastattn {
 namespace {
 
+// Attention reads whole vectors of values that begin inside a row, and may end behind the last one.
+constexpr size_t kSlack = 16;
+
 int64_t rounded(int64_t floats) { return (floats + 15) / 16 * 16; }
 
 }  // namespace
@@ -64,7 +67,7 @@ void Layout::place(Frame& frame, const Program& program, const Plan& plan, int n
   for (const bool of_private : {false, true}) {
     const int64_t floats = offsets_of_slots(frame, program, plan, of_private);
     Buffer<float>& arena = of_private ? private_ : arena_;
-    arena.resize(static_cast<size_t>(of_private ? floats * num_threads : floats));
+    arena.resize(static_cast<size_t>(of_private ? floats * num_threads : floats) + kSlack);
     for (size_t v = 0; v < value_count_; ++v) {
       const int slot = program.values[v].slot;
       if (slot >= 0 && plan.is_private[v] != of_private) continue;

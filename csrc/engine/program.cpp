@@ -16,6 +16,14 @@ void at_least(std::vector<T>& v, int slot, T value) {
 
 constexpr int kGrace = 3;  // ops
 
+// Rows of a table that can be looked up, at least one.
+int64_t table_rows(const Weight& table, int64_t offset) {
+  if (offset < 0 || offset >= table.rows)
+    throw std::invalid_argument("a table of " + std::to_string(table.rows) + " rows, the first of them number " +
+                                std::to_string(offset) + ": expected one row at least");
+  return table.rows - offset;
+}
+
 int64_t smallest(int64_t a, int64_t b) { return a == 0 ? b : std::min(a, b); }
 
 }  // namespace
@@ -28,8 +36,10 @@ void Program::collect(Node& node) {
     records.emplace_back();
     records.back().kind = kind, records.back().layer = layer, records.back().heads = heads;
   };
-  if (is(node, "embedding")) vocabulary = smallest(vocabulary, node.weights[0]->rows);
-  if (is(node, "position_embedding")) max_positions = smallest(max_positions, node.weights[0]->rows - a.offset);
+  if (is(node, "embedding")) vocabulary = smallest(vocabulary, table_rows(*node.weights[0], 0));
+  if (is(node, "position_embedding")) max_positions = smallest(max_positions, table_rows(*node.weights[0], a.offset));
+  cuttable = cuttable && (node.op->reach != Reach::kept || is(node, "cross_attention") || is(node, "output") ||
+                          (is(node, "attention") && a.cache >= 0 && a.causal));
   if (is(node, "attention")) {
     record(name == "encoder" ? Kind::encoder : Kind::self, a.layer, a.heads);
     if (a.cache >= 0) cache_layers[a.cache] = {a.kv_heads, cols(1) / a.kv_heads, cols(2) / a.kv_heads, 0};

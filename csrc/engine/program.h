@@ -31,6 +31,7 @@ class Program {
 
   int64_t vocabulary = 0;     // ids must be below it; 0: no embedding
   int64_t max_positions = 0;  // 0: no table of positions
+  bool cuttable = true;       // a step's tokens may come in pieces: each looks back only, at what is cached
   int slots = 0;
 
   // Collects the above from the nodes and gives every value its place; throws std::invalid_argument.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 
@@ -20,6 +21,19 @@ std::vector<PagedLayer> layers_of(const std::map<int64_t, PagedLayer>& by_index,
 
 // Seconds after which greedy() returns to its caller, who may have been interrupted.
 constexpr double kPatience = 0.1;
+
+const Select kNothing;
+
+// Rows fed at a time: the values between ops, which may be many times as wide as what the cache keeps of a token, take
+// memory for these alone.
+constexpr int64_t kRowsFed = 1024;
+
+// Pieces of a step that wants its last rows only; each has tokens of every sequence.
+int64_t pieces_of(const int64_t* lengths, int64_t batch) {
+  if (batch == 0) return 1;
+  const int64_t rows = std::accumulate(lengths, lengths + batch, int64_t{0});
+  return std::min((rows + kRowsFed - 1) / kRowsFed, *std::min_element(lengths, lengths + batch));
+}
 
 [[noreturn]] void bad(const std::string& message) { throw std::invalid_argument(message); }
 
@@ -47,14 +61,36 @@ Session::Session(std::shared_ptr<const Program> encoder, std::shared_ptr<const P
   frame_.results = &results_;
 }
 
+// A failure half-way would leave pages, plans and pointers that do not belong together.
+template <class Work>
+void Session::all_or_nothing(Work work) {
+  try {
+    work();
+  } catch (...) {
+    state_.forget();
+    copies_.clear();
+    plan_ = Plan();
+    layout_ = Layout();
+    batch_ = 0;
+    encoded_ = false;
+    throw;
+  }
+}
+
 void Session::start(int64_t batch) {
   if (batch < 1) bad("start takes a batch of at least one sequence: got " + std::to_string(batch));
+  all_or_nothing([&] { begin(batch); });
+  encoded_ = encoder_ == nullptr;
+}
+
+void Session::begin(int64_t batch) {
+  encoded_ = false;
+  batch_ = 0;
   for (Sequence& sequence : state_.sequences) state_.release(sequence);
   if (static_cast<int64_t>(state_.sequences.size()) < batch) state_.sequences.resize(static_cast<size_t>(batch));
   state_.states.resize(static_cast<size_t>(batch * state_.state_width));
   state_.states.zero();
   batch_ = batch;
-  encoded_ = encoder_ == nullptr;
 }
 
 void Session::check(const Program& program, const int32_t* ids, const int64_t* lengths, int64_t batch) const {
@@ -75,11 +111,25 @@ void Session::check(const Program& program, const int32_t* ids, const int64_t* l
 }
 
 void Session::encode(const int32_t* ids, const int64_t* lengths, int64_t batch, bool capture) {
-  const Clock::time_point begin = profiling_ ? Clock::now() : Clock::time_point{};
+  const Clock::time_point begin_time = profiling_ ? Clock::now() : Clock::time_point{};
   if (!encoder_) bad("this model has no encoder: use start()");
   if (batch < 1) bad("encode takes at least one sequence: got " + std::to_string(batch));
   check(*encoder_, ids, lengths, batch);
-  start(batch);
+  all_or_nothing([&] {
+    begin(batch);
+    remember(lengths, batch);
+    lay_out(*encoder_, ids, lengths, batch, false);
+    copies_.clear();
+    prepare_results(*encoder_, kNothing);
+    prepare_records(*encoder_, capture);
+    execute(*encoder_);
+  });
+  encoded_ = true;
+  if (profiling_) account(*encoder_, seconds_between(begin_time, Clock::now()));
+}
+
+// Room for what the encoder says of each input.
+void Session::remember(const int64_t* lengths, int64_t batch) {
   for (int64_t s = 0; s < batch; ++s) {
     const int32_t id = state_.take_memory();
     state_.sequences[static_cast<size_t>(s)].memory = id;
@@ -90,26 +140,51 @@ void Session::encode(const int32_t* ids, const int64_t* lengths, int64_t batch, 
     for (size_t slot = 0; slot < state_.row_widths.size(); ++slot)
       memory.rows[slot].resize(static_cast<size_t>(lengths[s] * state_.row_widths[slot]));
   }
-  encoded_ = true;
-  lay_out(*encoder_, ids, lengths, batch, false);
-  copies_.clear();
-  static const Select nothing;
-  prepare_results(*encoder_, nothing);
-  prepare_records(*encoder_, capture);
-  execute(*encoder_);
-  if (profiling_) account(*encoder_, seconds_between(begin, Clock::now()));
+}
+
+void Session::check(const Program& program, const Select& select) {
+  const int64_t vocabulary = program.output < 0 ? 0 : program.values[static_cast<size_t>(program.output)].cols;
+  if (select.k < 0 || select.k > vocabulary)
+    bad("k = " + std::to_string(select.k) + " best tokens of a vocabulary of " + std::to_string(vocabulary));
+  if (select.logits && program.output < 0)
+    bad("logits were asked for, but the graph " + program.name + " has no output");
 }
 
 void Session::step(const int32_t* ids, const int64_t* lengths, int64_t batch, const Select& select, bool all_rows,
                    bool capture) {
-  const Clock::time_point begin = profiling_ ? Clock::now() : Clock::time_point{};
-  if (!encoded_) bad("step before encode: this model's decoder attends to an encoded input");
+  if (encoder_ && !encoded_) bad("step before encode: this model's decoder attends to an encoded input");
   if (batch != batch_)
     bad("step takes one token array per sequence: got " + std::to_string(batch) + " for a batch of " +
         std::to_string(batch_));
   check(*decoder_, ids, lengths, batch);
+  check(*decoder_, select);
+  const int64_t pieces = all_rows || capture || !decoder_->cuttable ? 1 : pieces_of(lengths, batch);
+  all_or_nothing([&] {
+    if (pieces == 1) return feed(ids, lengths, batch, select, all_rows, capture);
+    for (int64_t piece = 0; piece < pieces; ++piece) {
+      cut(ids, lengths, batch, piece, pieces);
+      feed(piece_ids_.data(), piece_lengths_.data(), batch, piece + 1 < pieces ? kNothing : select, false, false);
+    }
+  });
+}
+
+// One piece of every sequence's tokens to piece_ids_ and piece_lengths_.
+void Session::cut(const int32_t* ids, const int64_t* lengths, int64_t batch, int64_t piece, int64_t pieces) {
+  piece_lengths_.resize(static_cast<size_t>(batch));
+  piece_ids_.resize(static_cast<size_t>(std::accumulate(lengths, lengths + batch, int64_t{0})));
+  int32_t* to = piece_ids_.data();
+  for (int64_t s = 0; s < batch; ids += lengths[s++]) {
+    const int64_t begin = lengths[s] * piece / pieces, end = lengths[s] * (piece + 1) / pieces;
+    to = std::copy(ids + begin, ids + end, to);
+    piece_lengths_[static_cast<size_t>(s)] = end - begin;
+  }
+}
+
+void Session::feed(const int32_t* ids, const int64_t* lengths, int64_t batch, const Select& select, bool all_rows,
+                   bool capture) {
+  const Clock::time_point begin = profiling_ ? Clock::now() : Clock::time_point{};
   lay_out(*decoder_, ids, lengths, batch, all_rows);
-  prepare_results(*decoder_, select);  // the last that may throw: pages are not yet exchanged
+  prepare_results(*decoder_, select);
   reserve_pages();
   prepare_records(*decoder_, capture);
   execute(*decoder_);
@@ -140,7 +215,7 @@ void Session::reorder(const int32_t* parents, int64_t n) {
     if (parents[i] < 0 || parents[i] >= batch_)
       bad("parents[" + std::to_string(i) + "] = " + std::to_string(parents[i]) + " is outside the batch of " +
           std::to_string(batch_));
-  state_.reorder(parents, n);
+  all_or_nothing([&] { state_.reorder(parents, n); });
   batch_ = n;
 }
 
@@ -181,10 +256,6 @@ void Session::prepare_results(const Program& program, const Select& select) {
   Results& results = results_;
   frame_.select = &select;
   results.vocabulary = program.output < 0 ? 0 : program.values[static_cast<size_t>(program.output)].cols;
-  if (select.k < 0 || select.k > results.vocabulary)
-    bad("k = " + std::to_string(select.k) + " best tokens of a vocabulary of " + std::to_string(results.vocabulary));
-  if (select.logits && program.output < 0)
-    bad("logits were asked for, but the graph " + program.name + " has no output");
   const size_t rows = static_cast<size_t>(frame_.last);
   results.scores.resize(rows * static_cast<size_t>(select.k));
   results.tokens.resize(rows * static_cast<size_t>(select.k));

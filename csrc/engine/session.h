@@ -22,7 +22,9 @@ class Session {
   void start(int64_t batch);
   // start(), then runs the encoder on ragged ids. Throws std::invalid_argument on bad ids or lengths.
   void encode(const int32_t* ids, const int64_t* lengths, int64_t batch, bool capture);
-  // Feeds lengths[s] tokens to every sequence. Results are in frame().
+  // Feeds lengths[s] tokens to every sequence, many of them in pieces. Results are in frame().
+  // What is thrown for bad arguments leaves the session as it was; anything else, as where memory runs out, ends the
+  // batch: start() or encode() must come next.
   void step(const int32_t* ids, const int64_t* lengths, int64_t batch, const Select& select, bool all_rows,
             bool capture);
   // Up to `most` steps of one token a sequence, each fed with the best tokens of the one before, and no more after one
@@ -45,6 +47,14 @@ class Session {
 
  private:
   void check(const Program& program, const int32_t* ids, const int64_t* lengths, int64_t batch) const;
+  template <class Work>
+  void all_or_nothing(Work work);
+  static void check(const Program& program, const Select& select);
+  void begin(int64_t batch);
+  void remember(const int64_t* lengths, int64_t batch);
+  void feed(const int32_t* ids, const int64_t* lengths, int64_t batch, const Select& select, bool all_rows,
+            bool capture);
+  void cut(const int32_t* ids, const int64_t* lengths, int64_t batch, int64_t piece, int64_t pieces);
   void lay_out(const Program& program, const int32_t* ids, const int64_t* lengths, int64_t batch, bool all_rows);
   void reserve_pages();
   void prepare_results(const Program& program, const Select& select);
@@ -65,7 +75,8 @@ class Session {
   Frame frame_;
   Layout layout_;
   Plan plan_;
-  Buffer<int64_t> ones_;
+  Buffer<int64_t> ones_, piece_lengths_;
+  Buffer<int32_t> piece_ids_;
   std::vector<Record> records_;
   Results results_;
   Buffer<float> shared_, scratch_;

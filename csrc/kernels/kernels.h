@@ -2,8 +2,8 @@
 // A baseline header: no intrinsics, nothing that depends on an instruction set.
 //
 // Kernels are single-threaded, allocate nothing and throw nothing; shapes are checked by the callers in ops/.
-// Pointers need the alignment of a float, panels and pages 64 bytes. No kernel reads or writes beyond the extents
-// given.
+// Pointers need the alignment of a float; panels and pages stand faster at 64 bytes. No kernel reads or writes beyond
+// the extents given, but for values of attention: up to a vector behind the last row's Dv is read, and not used.
 #pragma once
 
 #include <cstdint>

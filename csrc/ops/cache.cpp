@@ -19,10 +19,13 @@ void PagePool::grow() {
   const int64_t doubled = std::max<int64_t>(16, static_cast<int64_t>(pages_.size()));
   const int64_t count = std::max<int64_t>(1, std::min(doubled, kLargestChunk / std::max<int64_t>(page_bytes_, 1)));
   Buffer<uint8_t> chunk(static_cast<size_t>(count * page_bytes_));
-  const size_t first = pages_.size();
-  pages_.resize(first + static_cast<size_t>(count));
-  references_.resize(pages_.size(), 0);
-  free_.reserve(pages_.size());
+  const size_t first = pages_.size(), pages = first + static_cast<size_t>(count);
+  chunks_.reserve(chunks_.size() + 1);
+  pages_.reserve(pages);
+  references_.reserve(pages);
+  free_.reserve(pages);  // from here on nothing throws
+  pages_.resize(pages);
+  references_.resize(pages, 0);
   for (int64_t i = count - 1; i >= 0; --i) {
     pages_[first + static_cast<size_t>(i)] = chunk.data() + i * page_bytes_;
     free_.push_back(static_cast<int32_t>(first + static_cast<size_t>(i)));
@@ -36,6 +39,12 @@ int32_t PagePool::take() {
   free_.pop_back();
   references_[static_cast<size_t>(page)] = 1;
   return page;
+}
+
+void PagePool::release_all() noexcept {
+  free_.clear();
+  for (size_t page = pages_.size(); page-- > 0;) free_.push_back(static_cast<int32_t>(page));
+  std::fill(references_.begin(), references_.end(), 0);
 }
 
 void PagePool::release(int32_t page) {
@@ -87,6 +96,15 @@ void State::reorder(const int32_t* parents, int64_t n) {
   std::swap(sequences, spare);
   std::swap(states, spare_states);
   // sequences beyond n stay in the vector, empty, for their capacity; the session knows its batch
+}
+
+void State::forget() noexcept {
+  sequences.clear();
+  spare.clear();
+  memories.clear();
+  free_memories.clear();
+  cache.release_all();
+  memory_pages.release_all();
 }
 
 }  // namespace fastattn

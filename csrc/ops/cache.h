@@ -34,6 +34,7 @@ class PagePool {
   int32_t take();  // a page with one reference; its contents are whatever they were
   void retain(int32_t page) { ++references_[static_cast<size_t>(page)]; }
   void release(int32_t page);
+  void release_all() noexcept;
   int references(int32_t page) const { return references_[static_cast<size_t>(page)]; }
   uint8_t* data(int32_t page) const { return pages_[static_cast<size_t>(page)]; }
   int64_t pages_in_use() const { return static_cast<int64_t>(pages_.size() - free_.size()); }
@@ -85,6 +86,8 @@ struct State {
   void release(Sequence& sequence);
   // sequences[i] becomes the old sequences[parents[i]].
   void reorder(const int32_t* parents, int64_t n);
+  // Every sequence and memory goes, whatever holds them: for a session in which something failed half-way.
+  void forget() noexcept;
 };
 
 }  // namespace fastattn

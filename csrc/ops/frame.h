@@ -1,5 +1,5 @@
-// One step as the ops see it. A graph op is a function run(node, frame, team): each thread of the team does its share,
-// and the executor puts a barrier behind it.
+// One step as the ops see it. A graph op is a function run(node, frame, team): each thread of the team does its share;
+// where they must wait for each other the plan says (engine/plan.h).
 #pragma once
 
 #include <cstdint>
