@@ -31,14 +31,17 @@ SHAPES = ((512, 512), (512, 2048), (2048, 512), (768, 3072), (4096, 4096))  # O 
 LEAST = 0.01  # seconds of a turn
 
 
-def share_of(work: Callable[[], Any], amount: float, limit: Callable[[], float], rounds: int) -> float:
-    """Median of amount / time / limit, each limit measured right before."""
+def rate_and_share(
+    work: Callable[[], Any], amount: float, limit: Callable[[], float], rounds: int
+) -> tuple[float, float]:
+    """Medians of amount / time in 10^9 per second, and of that over the limit, each limit measured right before."""
     calls = calls_for(work, LEAST)
-    shares = []
+    rates, shares = [], []
     for _ in range(rounds):
-        most = limit() * 1e9
-        shares.append(amount / seconds_of(work, calls) / most)
-    return statistics.median(shares)
+        most = limit()
+        rates.append(amount / seconds_of(work, calls) / 1e9)
+        shares.append(rates[-1] / most)
+    return statistics.median(rates), statistics.median(shares)
 
 
 def products(threads: int, rounds: int, dtypes: list[str], counts: list[int]) -> Iterator[str]:
@@ -67,8 +70,7 @@ def _product(
     def our_float32() -> Any:
         return ops.linear(x, plain)
 
-    share = share_of(ours, flops, lambda: _native.fma_gflops(threads, LEAST), rounds)
-    seconds = statistics.median(seconds_of(ours, calls_for(ours, LEAST)) for _ in range(3))
+    rate, share = rate_and_share(ours, flops, lambda: _native.fma_gflops(threads, LEAST), rounds)
     against_torch = against_ours = ""
     if packed.dtype == "float32" and torch is not None:
         rows, matrix = torch.from_numpy(x), torch.from_numpy(weight)
@@ -83,7 +85,7 @@ def _product(
         against_ours = f"{in_turns(ours, our_float32, rounds):.2f}"
     shape = " x ".join(map(str, packed.shape))
     return (
-        f"| {shape} | {len(x)} | {packed.dtype} | {threads} | {seconds * 1e3:.3f} | {flops / seconds / 1e9:.0f} | {share:.0%} "
+        f"| {shape} | {len(x)} | {packed.dtype} | {threads} | {flops / rate / 1e6:.3f} | {rate:.0f} | {share:.0%} "
         f"| {against_torch} | {against_ours} |"
     )
 
@@ -118,8 +120,7 @@ def stream(threads: int, rounds: int, dtypes: list[str], megabytes: int) -> Iter
             def limit(room: np.ndarray = room) -> float:
                 return _native.read_gbs(room.view(np.float32), threads, 1)
 
-            share = share_of(work, float(room.size), limit, rounds)
-            rate = room.size / seconds_of(work, 1) / 1e9
+            rate, share = rate_and_share(work, float(room.size), limit, rounds)
             yield f"| {size_out} x {size_in} | {dtype} | {threads} | {rate:.1f} | {share:.0%} |"
 
 

@@ -8,10 +8,11 @@ import statistics
 import struct
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -129,15 +130,17 @@ def _turns_apart(case: Case, rounds: int, least: float) -> list[tuple[float, flo
     answer, answered = os.pipe()
     child = os.fork()
     if child == 0:
-        calls = 0
-        while os.read(ask, 1) == b"?":
-            calls = calls or calls_for(case.reference, least)
-            os.write(answered, struct.pack("d", seconds_of(case.reference, calls)))
-        os._exit(0)
+        os.close(asked)
+        os.close(answer)
+        _answer_questions(case.reference, least, ask, answered)
+    os.close(ask)
+    os.close(answered)
 
     def reference() -> float:
-        os.write(asked, b"?")
-        return float(struct.unpack("d", os.read(answer, 8))[0])
+        found = _question(asked, answer)
+        if len(found) < 8:
+            raise RuntimeError(f"{case.label}: the process of the reference has died, see the standard error")
+        return float(struct.unpack("d", found)[0])
 
     try:
         wait_for_calm()
@@ -150,11 +153,35 @@ def _turns_apart(case: Case, rounds: int, least: float) -> list[tuple[float, flo
             wait_for_calm(1.0)
             turns.append((first, reference()))
     finally:
-        os.write(asked, b".")
+        os.close(asked)  # ends the child
+        os.close(answer)
         os.waitpid(child, 0)
-        for end in (ask, asked, answer, answered):
-            os.close(end)
     return turns
+
+
+def _answer_questions(work: Work, least: float, ask: int, answered: int) -> NoReturn:
+    """The child: a time for every question. Whatever happens it ends here, and does not go on as a copy of its parent."""
+    status = 1
+    try:
+        calls = 0
+        while os.read(ask, 1) == b"?":
+            calls = calls or calls_for(work, least)
+            os.write(answered, struct.pack("d", seconds_of(work, calls)))
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
+
+
+def _question(asked: int, answer: int) -> bytes:
+    """The child's answer, nothing if it has died."""
+    try:
+        os.write(asked, b"?")
+    except BrokenPipeError:
+        return b""
+    return os.read(answer, 8)
 
 
 def errors(case: Case) -> tuple[float, float] | None:

@@ -181,8 +181,10 @@ def blocks(listed: list[Case]) -> list[list[Case]]:
 
 
 def slopes(options: argparse.Namespace, runner: Runner, wanted: list[Participant]) -> None:
+    """What is not known yet; where only a fault is known, it is tried again."""
     for model, (contexts, types) in SLOPES.items():
-        known = runner.results["slopes"].get(model, {})
+        stored = runner.results["slopes"].get(model, {})
+        known = [name for name, points in stored.items() if not isinstance(points, str)]
         mine = [p for p in wanted if p.engine == OURS and p.dtype in types and (options.again or p.name not in known)]
         runner.slopes(model, mine, contexts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,6 +69,14 @@ def test_errors_are_those_of_the_results() -> None:
     native, reference, truth = np.float32([1, 2]), np.float32([1, 3]), np.array([1.0, 2.5])
     case = measuring.Case("x", "", lambda: (native,), lambda: (reference,), lambda: (truth,))
     assert measuring.errors(case) == (0.5, 0.5)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_reference_that_fails_in_its_own_process_is_an_error() -> None:
+    case = measuring.Case("x", "", lambda: None, lambda: 1 / 0)
+    fastattn.set_num_threads(2)
+    with pytest.raises(RuntimeError, match="the process of the reference has died"):
+        measuring.compare(case, rounds=1, least=0.001)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -19,6 +19,7 @@ FOLDER = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
 import peers  # noqa: E402
+import peers_harness.cases  # noqa: E402
 from peers_harness import engines, limits, models, optables, page, pool, ratios, runner, slope, targets, worker  # noqa: E402
 from peers_harness.cases import PARTICIPANTS, Case, Participant, cases, takes_part  # noqa: E402
 
@@ -79,7 +80,8 @@ def test_turns_give_ratios_rates_and_errors(seated: pool.Pool) -> None:
     entry = measured(seated, results)
     assert [set(turns) for turns in entry["sittings"][0]] == [{OURS.name, THEIRS.name}] * 4
     ratio = ratios.ratio(entry, OURS.name, THEIRS.name)
-    assert ratio is not None and (ratio.rounds, str(ratio)) == (4, "1.50 (1.50–1.50)")
+    assert ratio is not None and str(ratio) == "1.50 (1.50–1.50)"
+    assert ratio.rounds in (3, 4), "a busy machine may spoil one"
     assert str(ratios.ratio(entry, THEIRS.name, OURS.name)) == "**0.67 (0.67–0.67)**"
     assert ratios.tokens_per_second(entry, OURS.name) == pytest.approx(1000)
     assert ratios.seconds_per_step(entry, OURS.name) == pytest.approx(0.001)
@@ -186,9 +188,49 @@ def test_targets_take_the_better_of_the_peers_variants(seated: pool.Pool) -> Non
     results = empty()
     entry = measured(seated, results)
     for turns in entry["sittings"][0]:
-        turns["ctranslate2-AVX512/float32"] = [turns[OURS.name][0] * 1.1, None, 0.0]
+        turns["ctranslate2-AVX512/float32"] = [turns[OURS.name][0] * 1.2, None, 0.0]
+        turns["ctranslate2-MKL/float32"] = [turns[OURS.name][0] * 1.1, None, 0.0]
     first = targets.verdicts(results)[0]
     assert (first.measured, first.met) == ("1.10 (1.10–1.10) ×", False)
+    row = next(line for line in page.section(results, [], []).splitlines() if line.startswith("| 1 × 32, beam 1"))
+    assert "| 1.50 (1.50–1.50) | 1.20 (1.20–1.20) | 1.10 (1.10–1.10) |" in row
+
+
+def test_mkl_is_turned_on_where_it_is_off_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    mkl = Participant.parse("ctranslate2-MKL/int8")
+    variables = engines.environment(mkl.engine, mkl.isa, 2)
+    assert variables["CT2_USE_MKL"] == "1" and "CT2_FORCE_CPU_ISA" not in variables
+    assert engines.environment("ctranslate2", "AVX512", 2)["CT2_FORCE_CPU_ISA"] == "AVX512"
+    for is_intel in (False, True):
+        monkeypatch.setattr(peers_harness.cases, "intel", lambda is_intel=is_intel: is_intel)
+        assert takes_part(mkl, CASE) is not is_intel
+        assert not takes_part(mkl, Case("t5-small", 1, 1, 2048, 8))
+
+
+def test_two_rounds_have_no_quartiles() -> None:
+    assert str(ratios.Ratio(1.5, 1.0, 2.0, 2)) == "1.50"
+    assert str(ratios.Ratio(0.5, 0.4, 0.6, 1)) == "**0.50**"
+    assert str(ratios.Ratio(1.5, 1.0, 2.0, 3)) == "1.50 (1.00–2.00)"
+
+
+def test_bandwidths_are_the_best_of_the_run() -> None:
+    results = empty()
+    first = results["limits"]["2"][0]
+    results["limits"]["2"] = [first | {"read_gbs": dict.fromkeys(first["read_gbs"], 30.0)}, first]
+    assert "| 2 |" + " 30.0 |" * len(limits.SIZES) + " 100 |" in page.section(results, [], [])
+
+
+def test_slopes_that_failed_are_tried_again() -> None:
+    asked = []
+
+    class Played:
+        results = empty() | {"slopes": {"gpt2-small": {"fastattn/float32": [[1, 1, 1]], "fastattn/int8": "died"}}}
+
+        def slopes(self, model: str, participants: list[Participant], contexts: list[int]) -> None:
+            asked.append((model, [p.dtype for p in participants]))
+
+    peers.slopes(peers.arguments([]), Played(), list(PARTICIPANTS))  # type: ignore[arg-type]
+    assert asked == [("gpt2-small", ["int8"]), ("llama-1b", ["float32", "int8"])]
 
 
 def test_cases_cover_what_was_asked_for() -> None:
@@ -206,7 +248,7 @@ def test_cases_cover_what_was_asked_for() -> None:
     assert all(
         any(takes_part(p, c) for p in PARTICIPANTS if p.engine == e) for c in long for e in ("fastattn", "ctranslate2")
     )
-    assert all(takes_part(p, CASE) for p in PARTICIPANTS)
+    assert all(takes_part(p, CASE) for p in PARTICIPANTS if p.isa != "MKL")
     assert len({c.label for c in found}) == len(found)
     assert all(c.priority == 0 for c in cases(quick=True))
 
@@ -285,10 +327,7 @@ def test_plots_are_drawn_from_results(seated: pool.Pool, tmp_path: Path) -> None
     assert all((tmp_path / name).stat().st_size > 1000 for name in names)
 
 
-PRINTED = """
-prefill: B x H
-
-| shape | threads | fastattn ms | torch 2 ms | ratio | of multiply-add peak |
+PRINTED = """| shape | threads | fastattn ms | torch 2 ms | ratio | of multiply-add peak |
 |---|---|---|---|---|---|
 | 1 x 8 x 512 x 64 | 2 | 1.0 | 2.0 | 2.00 | 60% |
 | 1 x 16 x 1024 x 64 causal | 2 | 1.0 | 0.5 | 0.50 | 70% |
@@ -317,8 +356,17 @@ def test_op_tables_are_read_from_what_the_scripts_print() -> None:
     results["ops"] = {"attention": PRINTED, "linear": LINEAR}
     found = [(v.measured, v.met) for v in optables.verdicts(results)]
     assert found[:4] == [("1.00 ×", False), ("0.50 ×", False), ("70 %", False), ("86 %", True)]
-    assert found[4:] == [("0.90 ×", False), ("81 %", True), ("1.30 ×", True), ("84 %", False)]
+    so_far = [("0.90 × so far", False), ("81 % so far", None), ("1.30 × so far", None), ("84 % so far", False)]
+    assert found[4:] == so_far, "it was stopped"
     text = "\n".join(optables.lines(results))
     assert "| 0.5 |" not in text and "| **0.50** | 70% |" in text
     assert "| 8 x 4 | float32 | 2 | 10, **0.90** | 90, 1.10 |" in text and "| 8 x 4 | int8 | 2 |  | 100, 1.30 |" in text
     assert "| 8 x 4 | int8 | 2 | 20.0 | 84% |" in text and "stopped after 9 s" in text
+
+
+def test_op_tables_cut_short_are_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = empty()
+    results["ops"] = {"attention": PRINTED, "linear": LINEAR}
+    monkeypatch.setattr(optables, "_output", lambda command, timeout: f"| {command[0]} |")
+    optables.run(results, 1.0)
+    assert results["ops"]["linear"] == "| linear.py |" and "| shape |" in results["ops"]["attention"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 OURS = "fastattn"
@@ -11,7 +13,8 @@ TYPES = ("float32", "bfloat16", "int8", "int4")
 
 @dataclass(frozen=True)
 class Participant:
-    """An engine with its weights in one type. isa: the instruction set forced on it, "" for its own choice."""
+    """An engine with its weights in one type. isa: the instruction set forced on it, or "MKL" for CTranslate2 with MKL turned
+    on; "" for its own choice."""
 
     engine: str
     dtype: str
@@ -32,9 +35,9 @@ class Participant:
 PARTICIPANTS = tuple(
     Participant.parse(name)
     for name in (
-        "ctranslate2/float32", "fastattn/float32", "ctranslate2-AVX512/float32", "torch/float32", "fastattn/bfloat16",
-        "torch/bfloat16", "ctranslate2/int8", "fastattn/int8", "ctranslate2-AVX512/int8", "fastattn/int4", "ort/float32",
-        "numpy/float32",
+        "ctranslate2/float32", "fastattn/float32", "ctranslate2-AVX512/float32", "ctranslate2-MKL/float32", "torch/float32",
+        "fastattn/bfloat16", "torch/bfloat16", "ctranslate2/int8", "fastattn/int8", "ctranslate2-AVX512/int8",
+        "ctranslate2-MKL/int8", "fastattn/int4", "ort/float32", "numpy/float32",
     )
 )  # fmt: skip
 PEERS = {  # engine -> what to say of it, and how to install it
@@ -100,8 +103,17 @@ def cases(threads: int = 2, quick: bool = False) -> list[Case]:
     return sorted(found, key=lambda case: case.priority)
 
 
+@cache
+def intel() -> bool:
+    """Whether the CPU is Intel's, where CTranslate2 uses MKL without being told. False where the system does not say."""
+    file = Path("/proc/cpuinfo")
+    return file.exists() and "GenuineIntel" in file.read_text()
+
+
 def takes_part(participant: Participant, case: Case) -> bool:
     """Whether a participant is measured in a case: where one call takes half a minute, only those that tell most."""
+    if participant.isa == "MKL" and intel():
+        return False
     if case.context < 2000:
         return True
     if participant.isa or participant.engine == "numpy" or participant.dtype in ("bfloat16", "int4"):

@@ -175,7 +175,9 @@ def environment(engine: str, isa: str, threads: int) -> dict[str, str]:
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     kept.update(dict.fromkeys(names, str(threads)))
     kept.update({"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"})
-    if isa and engine == "ctranslate2":
+    if isa == "MKL":
+        kept["CT2_USE_MKL"] = "1"
+    elif isa and engine == "ctranslate2":
         kept["CT2_FORCE_CPU_ISA"] = isa
     elif isa:
         kept["FASTATTN_ISA"] = isa.lower()

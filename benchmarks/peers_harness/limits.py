@@ -51,8 +51,12 @@ def reading(threads: int) -> float:
     return float(_native.read_gbs(_room(), threads, 2))
 
 
+def best(results: dict[str, Any], threads: int, size: int) -> float:
+    """GB/s: the best of the run's measurements of one of SIZES."""
+    return max((m["read_gbs"][str(size)] for m in results["limits"].get(str(threads), [])), default=float("nan"))
+
+
 def bandwidth(results: dict[str, Any], threads: int, megabytes: float = MEMORY) -> float:
     """Bytes per second: the best of the run's measurements, for what is as large as this."""
     size = next((s for s in SIZES if s >= min(megabytes, MEMORY)), MEMORY)
-    found = [m["read_gbs"][str(size)] for m in results["limits"].get(str(threads), [])]
-    return max(found) * 1e9 if found else float("nan")
+    return 1e9 * best(results, threads, size)

@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from peers_harness import pool
@@ -23,12 +24,17 @@ Table = list[dict[str, str]]
 def run(results: dict[str, Any], timeout: float, again: bool = False) -> None:
     """Runs what is not there yet; what goes wrong is kept as one line instead."""
     for name, (command, _) in SCRIPTS.items():
-        if not again and results["ops"].get(name, "").startswith("|"):
+        if not again and finished(results["ops"].get(name, "")):
             continue
         if not (pool.FOLDER / command[0]).exists():
             results["ops"][name] = f"benchmarks/{command[0]} is not there"
             continue
         results["ops"][name] = _output(command, timeout)
+
+
+def finished(text: str) -> bool:
+    """Whether a script printed all its tables: what stopped it early stands in the last line."""
+    return text.startswith("|") and text.splitlines()[-1].startswith("|")
 
 
 def _output(command: list[str], timeout: float) -> str:
@@ -123,14 +129,25 @@ def _bold(line: str) -> str:
 
 
 def verdicts(results: dict[str, Any]) -> list[Verdict]:
-    """The targets of attention and of linear layers."""
+    """The targets of attention and of linear layers. Tables cut short cannot say that one is met."""
     found = []
-    for table in tables(results["ops"].get("attention", "")):
-        decode = any("bandwidth" in head for head in table[0])
-        found += list(_decode(table) if decode else _prefill(table))
-    for table in tables(results["ops"].get("linear", "")):
-        found += list(_products(table) if "M" in table[0] else _stream(table))
+    for name, judge in (("attention", _attention), ("linear", _linear)):
+        text = results["ops"].get(name, "")
+        judged = [verdict for table in tables(text) for verdict in judge(table)]
+        found += judged if finished(text) else [_so_far(verdict) for verdict in judged]
     return found
+
+
+def _so_far(verdict: Verdict) -> Verdict:
+    return replace(verdict, measured=f"{verdict.measured} so far", met=None if verdict.met else verdict.met)
+
+
+def _attention(table: Table) -> Iterator[Verdict]:
+    return _decode(table) if any("bandwidth" in head for head in table[0]) else _prefill(table)
+
+
+def _linear(table: Table) -> Iterator[Verdict]:
+    return _products(table) if "M" in table[0] else _stream(table)
 
 
 def _products(table: Table) -> Iterator[Verdict]:

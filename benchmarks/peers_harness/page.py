@@ -11,27 +11,31 @@ from peers_harness.cases import OURS, PEERS, TYPES, Participant
 from peers_harness.models import SHAPES
 
 BEGIN, END = "<!-- peers: begin -->", "<!-- peers: end -->"
-COLUMNS = ("ctranslate2", "ctranslate2-AVX512", "torch", "ort", "numpy")  # whom ours is set against, column by column
-HEADS = ("CTranslate2", "CT2, AVX512 forced", "PyTorch", "ONNX Runtime", "NumPy")
+# Whom ours is set against, column by column.
+COLUMNS = ("ctranslate2", "ctranslate2-AVX512", "ctranslate2-MKL", "torch", "ort", "numpy")
+HEADS = ("CTranslate2", "CT2, AVX512 forced", "CT2, MKL on", "PyTorch", "ONNX Runtime", "NumPy")
 METHOD = """Written by `python benchmarks/peers.py --write`: all that was measured stands here, what we lose in bold.
 
 The models come from Hugging Face configurations, with random weights (seeded), so nothing is downloaded, and every
 engine has the same ones. Each engine runs in a process of its own, loads once and stays warm; all take turns round by
 round with {threads} thread{s}. All generate the same number of tokens from the same inputs, their end tokens kept
 away by each engine's own option. A ratio is their seconds over ours within a round: the median, and in brackets the
-quartiles. The time is that of the whole call: encoder or prompt, steps, and the Python around them. Nobody's waiting
-is tuned: the threads of an engine that has just been measured spin for as long as its own defaults say, and the next
-turn begins when no thread of any other engine runs. A turn during which other programs took more than {noise} of the
-processors is repeated once.
+quartiles where there were three rounds or more. The time is that of the whole call: encoder or prompt, steps, and the
+Python around them. Nobody's waiting is tuned: the threads of an engine that has just been measured spin for as long as
+its own defaults say, and the next turn begins when no thread of any other engine runs. A turn during which other
+programs took more than {noise} of the processors is repeated once.
 
-float32 is compared with float32. For bfloat16, int8 and int4 a peer runs the same type where it can on this CPU, else
-its nearest: CTranslate2 float32 for our bfloat16 and int8 for our int4; PyTorch, ONNX Runtime and NumPy float32, and
-PyTorch bfloat16 for our bfloat16. From 2,000 tokens of context on a call takes so long that only some engines and
-types take part. "ms to first" is the time to the first token (encoder or prompt, one step). "limit" is the share of
-the limit that memory sets: the bytes a step must read (weights, and float32 keys and values) at the bandwidth measured
-right before and after the turn (the run's best: {read:.1f} GB/s), over the time per step (the call for all tokens less
-the call for one). It can pass 100 % where a large cache holds the weights; in brackets the share of the run's best
-bandwidth on as many bytes as the step reads."""
+float32 is compared with float32. Our int8 is compared with CTranslate2's int8, our int4 with its int8, our bfloat16
+with its float32. Our bfloat16 is compared with PyTorch's bfloat16; against our int8 and int4 PyTorch runs the float32
+model. ONNX Runtime runs the exported float32 model and NumPy float32 against all our types. The dynamic quantisation
+that PyTorch and ONNX Runtime have of their own is not used. CTranslate2 is measured as it comes, with AVX512 forced
+(`CT2_FORCE_CPU_ISA=AVX512`), and, where the CPU is not Intel's and it leaves MKL off, with MKL on (`CT2_USE_MKL=1`);
+the targets are held against the best of these. From 2,000 tokens of context on a call takes so long that only some
+engines and types take part. "ms to first" is the time to the first token (encoder or prompt, one step). "limit" is the
+share of the limit that memory sets: the bytes a step must read (weights, and float32 keys and values) at the bandwidth
+measured right before and after the turn (the run's best: {read:.1f} GB/s), over the time per step (the call for all
+tokens less the call for one). It can pass 100 % where a large cache holds the weights; in brackets the share of the
+run's best bandwidth on as many bytes as the step reads."""
 
 
 def table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
@@ -85,8 +89,7 @@ def _limits(results: dict[str, Any]) -> Iterator[str]:
     yield ""
     rows = []
     for threads, found in results["limits"].items():
-        cells = [f"{limits.bandwidth(results, int(threads), size) / 1e9:.1f}" for size in limits.SIZES[:-1]]
-        cells.append(f"{found[-1]['read_gbs'][str(limits.SIZES[-1])]:.1f}")
+        cells = [f"{limits.best(results, int(threads), size):.1f}" for size in limits.SIZES]
         rows.append([threads, *cells, f"{max(m['fma_gflops'] for m in found):.0f}"])
     yield from table(["threads", *heads, "GFLOP/s"], rows)
 

@@ -23,6 +23,7 @@ SHOWN = {  # participant -> colour, line
     "ort/float32": ("#777777", "-"),
     "numpy/float32": ("#bbbbbb", "-"),
 }
+VARIANTS = {"ctranslate2-AVX512": "#c090c0", "ctranslate2-MKL": "#d4a017"}  # shown only under the limit of memory
 
 
 def draw(results: dict[str, Any], folder: Path) -> list[tuple[str, str]]:
@@ -133,7 +134,7 @@ def by_limit(results: dict[str, Any]) -> Any:
         span, [read / x for x in span], "-", color="#444444", linewidth=0.8, label=f"memory, {read / 1e3:.0f} GB/s"
     )
     for engine, found in points.items():
-        colour = next((c for n, (c, _) in SHOWN.items() if n.startswith(engine + "/")), "#c090c0")
+        colour = VARIANTS.get(engine) or SHOWN[f"{engine}/float32"][0]
         axes.plot(*zip(*found, strict=True), "o", markersize=4, color=colour, label=engine)
     _ticks(axes)
     axes.set_xlabel("MB a step must read (batch 1)")

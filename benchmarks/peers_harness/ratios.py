@@ -16,7 +16,8 @@ QUIET = 0.3  # turns with more noise than this do not count where there are thre
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster ours is: median and quartiles of the ratios within a round."""
+    """How many times faster ours is: median and quartiles of the ratios within a round. Fewer than three rounds have no
+    quartiles to speak of: then the median alone is shown."""
 
     median: float
     low: float
@@ -24,7 +25,9 @@ class Ratio:
     rounds: int
 
     def __str__(self) -> str:
-        text = f"{number(self.median)} ({number(self.low)}–{number(self.high)})"
+        text = number(self.median)
+        if self.rounds >= 3:
+            text += f" ({number(self.low)}–{number(self.high)})"
         return f"**{text}**" if self.median < 1 else text
 
 
