@@ -17,6 +17,7 @@ from fastattn import _native
 from fastattn.attention_map import AttentionMap
 from fastattn.decoding import GenerationOptions, generate, stream
 from fastattn.decoding.forced import forced
+from fastattn.decoding.stream import check_streamable
 from fastattn.errors import InputError, LoadError, OptionError
 from fastattn.generation import Candidate, Generation, Source, Step
 from fastattn.inputs import Input, TokenIds, as_list, batches, token_ids, unpadded
@@ -88,8 +89,11 @@ def load(
 def find_model(path: str | os.PathLike[str]) -> Path:
     """The file or folder a user means: a path, or the name of a bundled model; LoadError where there is neither."""
     name = str(path)
-    if Path(path).exists():
-        return Path(path)
+    try:
+        if Path(path).exists():
+            return Path(path)
+    except OSError as error:  # a name the system does not take, a folder it does not let us see
+        raise LoadError(f"{name}: {error.strerror}") from None
     if name not in bundled_models():
         near = difflib.get_close_matches(name, bundled_models(), 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -183,11 +187,15 @@ class Model:
     @contextmanager
     def _session(self, capture: bool = False) -> Iterator[Session]:
         threads = self.num_threads
+        if capture:  # not kept afterwards: the buffers of what is captured are large
+            session = self._new_session(threads)
+            session.capture = True
+            yield session
+            return
         with self._lock:
-            session = next((s for n, s in self._pool if n == threads), None)
-            self._pool = [(n, s) for n, s in self._pool if s is not session and n == threads]
-        session = session or self._new_session(threads)
-        session.capture = capture
+            idle = next((s for n, s in self._pool if n == threads), None)
+            self._pool = [(n, s) for n, s in self._pool if s is not idle and n == threads]
+        session = idle or self._new_session(threads)
         yield session
         with self._lock:  # one that raised is not kept
             if len(self._pool) < _POOLED:
@@ -239,21 +247,19 @@ class Model:
         positions: dict[str, int | None] = dict.fromkeys(("n_positions", "max_target_positions"))
         positions["max_position_embeddings"] = architecture.max_target or None
         config = {**architecture.defaults, **self.config, **facts, **positions}
-        return GenerationOptions.resolve(config, self.checkpoint.generation_config, **overrides)
+        options = GenerationOptions.resolve(config, self.checkpoint.generation_config, **overrides)
+        if architecture.has_encoder and overrides.get(_length_option(options)) is not None:
+            _check_room(
+                options, 1, architecture.max_target
+            )  # behind the start token; limits of the files may be larger
+        return options
 
     def _prompts(self, sources: Sequence[Source], options: GenerationOptions) -> list[IntArray]:
         """What the decoder is fed before the first token it chooses: the start token, or the inputs themselves."""
         if self._architecture.has_encoder:
             return [self._start(options)] * len(sources)
-        limit = self._architecture.max_source
-        for source in sources if limit else []:
-            length, (_, most) = len(source.ids), options.new_tokens(len(source.ids))
-            if length + most - 1 > limit:  # the last token is not fed
-                room = limit - length + 1
-                raise OptionError(
-                    f"max_new_tokens: {most} after a prompt of {length} tokens, expected at most {room}: "
-                    f"the model has {limit} positions"
-                )
+        for source in sources:
+            _check_room(options, len(source.ids), self._architecture.max_source)
         return [source.ids for source in sources]
 
     def _start(self, options: GenerationOptions) -> IntArray:
@@ -354,6 +360,7 @@ class Model:
         'je mange une pomme'
         """
         resolved = self._options({"num_beams": 1, **options})
+        check_streamable(resolved)
         codec = self._codec("a request for text")
         source = self._source(given)
         (prompt,) = self._prompts([source], resolved)
@@ -381,7 +388,8 @@ class Model:
         """Where the time goes when `generate` decodes this: an entry per op, as `fastattn.profile.Profile`; print it.
 
         inputs: as for `generate`, decoded as one batch; default: one input of 32 tokens. options: those of `generate`; default 32
-        new tokens, greedily. Timing costs some 0.1 µs per op. Raises OptionError for the backend "reference".
+        new tokens, greedily; both fewer where the model has no room for them. Timing costs some 0.1 µs per op. Raises
+        OptionError for the backend "reference".
 
         >>> print(load("en-fr-transformer").profile("I am eating an apple", num_beams=4))  # doctest: +SKIP
         """
@@ -390,9 +398,11 @@ class Model:
         if self.backend != "native":
             raise OptionError(f"backend: found {self.backend!r}, expected 'native': only its ops are timed")
         if inputs is None:
-            inputs = np.arange(1, 33) % (self._architecture.source_vocabulary or self._architecture.vocabulary)
-        resolved = self._options({"num_beams": 1, "max_new_tokens": 32, **options})
+            inputs = self._profiled_input()
         sources = [self._source(given) for given in as_list(inputs)[1]]
+        if "max_length" not in options and "max_new_tokens" not in options:
+            options["max_new_tokens"] = min((_PROFILED, *(self._room_behind(source) for source in sources)))
+        resolved = self._options({"num_beams": 1, **options})
         prompts = self._prompts(sources, resolved)
         with self._session() as session:
             assert isinstance(session, NativeSession)
@@ -405,6 +415,21 @@ class Model:
             profile = collect(session, seconds, self.num_threads)
             session.profile(False)
         return profile
+
+    def _profiled_input(self) -> IntArray:
+        """What is profiled where no input is given; in a decoder-only model it leaves half of the positions free."""
+        architecture = self._architecture
+        limit = architecture.max_source or 2 * _PROFILED
+        length = min(_PROFILED, limit if architecture.has_encoder else max(limit // 2, 1))
+        ids = np.arange(1, length + 1) % (architecture.source_vocabulary or architecture.vocabulary)
+        return ids.astype(np.int32)
+
+    def _room_behind(self, source: Source) -> int:
+        """How many tokens at least, of those profiled, there are positions for."""
+        architecture = self._architecture
+        if architecture.has_encoder:
+            return architecture.max_target or _PROFILED
+        return architecture.max_source - len(source.ids) + 1 if architecture.max_source else _PROFILED
 
     # --- what is behind an output ---------------------------------------------------------------------------------------
 
@@ -423,7 +448,8 @@ class Model:
             encoded, (result,) = self._forced([source], [fed], select, capture=True)
             return encoded, result
         first = len(source.ids) - 1
-        with self._session() as session:
+        with self._session(capture=True) as session:
+            session.capture = False
             session.start(1)
             if first:
                 session.step([fed[:first]])
@@ -535,9 +561,24 @@ class Model:
         ids = [
             self._target(target, given, source) for target, given, source in zip(wanted, listed, sources, strict=True)
         ]
-        results = self._teach(sources, ids) if self._architecture.has_encoder else self._follow(sources, ids)
-        scores = [rows[np.arange(len(target)), target] for rows, target in zip(results, ids, strict=True)]
-        return scores if many else scores[0]
+        self._check_targets(sources, ids)
+        log_probs = self._teach if self._architecture.has_encoder else self._follow
+        scores: dict[int, FloatArray] = {}
+        for chosen in batches([len(s.ids) + len(t) for s, t in zip(sources, ids, strict=True)], _SCORED):
+            results = log_probs([sources[i] for i in chosen], [ids[i] for i in chosen])
+            for i, rows in zip(chosen, results, strict=True):
+                scores[i] = rows[np.arange(len(ids[i])), ids[i]]
+        return [scores[i] for i in range(len(ids))] if many else scores[0]
+
+    def _check_targets(self, sources: Sequence[Source], targets: Sequence[IntArray]) -> None:
+        """InputError for a token that has no logit, and for a prompt and target that are too long together."""
+        vocabulary = self._architecture.vocabulary
+        limit = 0 if self._architecture.has_encoder else self._architecture.max_source
+        for source, target in zip(sources, targets, strict=True):
+            if (largest := int(target.max())) >= vocabulary:
+                raise InputError(f"target: token id {largest} is outside the vocabulary of {vocabulary}")
+            if limit and (length := len(source.ids) + len(target) - 1) > limit:
+                raise InputError(f"prompt and target are too long: {length} tokens to feed, the limit is {limit}")
 
     def _teach(self, sources: Sequence[Source], targets: Sequence[IntArray]) -> list[FloatArray]:
         """Log-probabilities [target, V] of every token where those of the targets stand."""
@@ -548,10 +589,6 @@ class Model:
 
     def _follow(self, sources: Sequence[Source], targets: Sequence[IntArray]) -> list[FloatArray]:
         """The same behind prompts, whose own tokens are not scored."""
-        limit = self._architecture.max_source
-        for source, target in zip(sources, targets, strict=True):
-            if limit and (length := len(source.ids) + len(target) - 1) > limit:
-                raise InputError(f"prompt and target are too long: {length} tokens to feed, the limit is {limit}")
         longer = [i for i, target in enumerate(targets) if len(target) > 1]
         with self._session() as session:
             self._begin(session, sources)
@@ -568,16 +605,16 @@ class Model:
         """The last hidden states, of the encoder where there is one: float32 [source, C] for one input, a list of them for
         many."""
         many, listed = as_list(inputs)
-        states = [self._states(self._source(given).ids) for given in listed]
+        with self._session(capture=True) as session:
+            states = [self._states(session, self._source(given).ids) for given in listed]
         return states if many else states[0]
 
-    def _states(self, ids: IntArray) -> FloatArray:
-        with self._session(capture=True) as session:
-            if self._architecture.has_encoder:
-                return session.encode([ids]).taps["last_hidden_state"]
-            session.start(1)  # in pieces: the attention recorded on the way grows with the rows of a step
-            pieces = [session.step([ids[i : i + _CHUNK]], all_rows=True) for i in range(0, len(ids), _CHUNK)]
-            return np.concatenate([piece.taps["last_hidden_state"] for piece in pieces])
+    def _states(self, session: Session, ids: IntArray) -> FloatArray:
+        if self._architecture.has_encoder:
+            return session.encode([ids]).taps["last_hidden_state"]
+        session.start(1)  # in pieces: the attention recorded on the way grows with the rows of a step
+        pieces = [session.step([ids[i : i + _CHUNK]], all_rows=True) for i in range(0, len(ids), _CHUNK)]
+        return np.concatenate([piece.taps["last_hidden_state"] for piece in pieces])
 
     def embed(self, texts: Any) -> FloatArray:
         """Sentence vectors: the mean of the last hidden states (see `encode`), scaled to length 1; float32 [C], or [texts, C]
@@ -592,7 +629,27 @@ class Model:
 
 _LOG_PROBS = Select(logits=True, log_probs=True)
 _STATES = ("attentional_state", "decoder_state", "last_hidden_state")  # what the output is computed from, by family
+_PROFILED = 32  # tokens of the input, and new ones, that are profiled where nothing else is asked for
+_SCORED = 32  # most inputs scored together: every logit of their targets is kept until the wanted ones are picked
 _CHUNK = 64  # tokens fed at a time where attention weights are recorded on the way
+
+
+def _length_option(options: GenerationOptions) -> str:
+    """The option that says when an output ends: the first goes before the second."""
+    return "max_length" if options.max_new_tokens is None and options.max_length is not None else "max_new_tokens"
+
+
+def _check_room(options: GenerationOptions, length: int, limit: int) -> None:
+    """OptionError if more tokens may follow a prompt of `length` than the model has positions; limit 0: it has any number."""
+    _, most = options.new_tokens(length)
+    room = limit - length + 1  # the last token is not fed
+    if not limit or most <= room:
+        return
+    name = _length_option(options)
+    found, allowed = (length + most, length + room) if name == "max_length" else (most, room)
+    raise OptionError(
+        f"{name}: {found} after a prompt of {length} tokens, expected at most {allowed}: the model has {limit} positions"
+    )
 
 
 def _rows(result: StepResult) -> FloatArray:

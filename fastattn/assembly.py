@@ -52,7 +52,7 @@ class Assembly:
         """The weights for the engine: to be packed, or borrowed from a converted model's file."""
         if self.weights is None:
             assert self.checkpoint.converted
-            return BorrowingStore(self.checkpoint.converted, self.needed)
+            return BorrowingStore(self.checkpoint.converted, self.needed, self.architecture.computed)
         total = sum(math.prod(item.shape) for item in self.needed)
         where = str(self.checkpoint.path)
         return PackingStore(self.weights, compute_type, num_threads, progress, total, where)
@@ -73,6 +73,8 @@ class Assembly:
             elif item.matrix:
                 rows, columns, kind, _ = converted.matrices[item.name]
                 arrays[item.name] = unpack(converted.packed(item.name), rows, columns, kind)
+            elif item.name in self.architecture.computed:
+                arrays[item.name] = as_float32(self.architecture.computed[item.name])
             else:
                 arrays[item.name] = converted.tensors[item.name].stored
         return arrays

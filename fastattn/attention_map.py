@@ -115,6 +115,8 @@ class AttentionMap:
         if weights is None:
             raise OptionError(f"no {kind} attention here, only {', '.join(self.kinds) or 'none at all'}")
         for axis, (name, index) in enumerate((("layer", layer), ("head", head))):
+            if index is not None and (isinstance(index, bool) or not isinstance(index, (int, np.integer))):
+                raise OptionError(f"{name}: found {index!r}, expected an integer or None")
             if index is not None and not -weights.shape[axis] <= index < weights.shape[axis]:
                 raise OptionError(f"{name} {index}: {kind} attention has {weights.shape[axis]}, counted from 0")
         layers = weights if layer is None else weights[layer][None]

@@ -10,18 +10,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastattn import _native
 from fastattn.errors import LoadError
 from fastattn.loaders.converted import ALIGNMENT, FORMAT, MOST, PACKED, VERSION, Converted
-from fastattn.packing import COMPUTE_TYPES, Needed, PackingStore
+from fastattn.packing import COMPUTE_TYPES, Needed, PackingStore, packed_bytes
 
 
 class BorrowingStore:
     """Weights of a converted model: matrices stay where they are in the mapped file, so processes share their pages."""
 
-    def __init__(self, converted: Converted, wanted: Sequence[Needed]) -> None:
-        """wanted: what the model's graphs need; LoadError names all that the file lacks or has in another shape."""
+    def __init__(
+        self, converted: Converted, wanted: Sequence[Needed], computed: Mapping[str, NDArray[Any]] | None = None
+    ) -> None:
+        """wanted: what the model's graphs need; LoadError names all that the file lacks or has in another shape.
+
+        computed: tensors that follow from config.json; they replace those of the file.
+        """
+        self._computed = computed or {}
         self._file, self.compute_type = converted, converted.compute_type
         self._kept: dict[Needed, _native.Weight] = {}
         self._check(wanted)
@@ -37,11 +44,14 @@ class BorrowingStore:
             raise LoadError(f"{file.path}: its weights are packed in {other}")
         missing: list[str] = []
         misshapen: dict[str, str] = {}
-        for name, shape, matrix in wanted:
+        for item in wanted:
+            name, shape, matrix = item
             if name not in (file.matrices if matrix else file.tensors):
                 missing.append(name)
             elif self._shape(name, matrix) != shape:
                 misshapen[name] = f"{name} is {list(self._shape(name, matrix))}, expected {list(shape)}"
+            elif matrix and (fault := self._wrong_bytes(item)):
+                misshapen[name] = fault
             elif not matrix and file.tensors[name].stored.dtype != np.float32:
                 misshapen[name] = f"{name} is {file.tensors[name].dtype}, expected float32"
         known = {name + PACKED if matrix else name for name, _, matrix in wanted}
@@ -55,6 +65,14 @@ class BorrowingStore:
                 unexpected=tuple(unexpected),
                 misshapen=tuple(misshapen),
             )
+
+    def _wrong_bytes(self, item: Needed) -> str:
+        """What is wrong with the type and size that the file gives a matrix, '' if nothing."""
+        found, kind = self._file.matrices[item.name], self._file.compute_type
+        if found.kind != kind:
+            return f"{item.name + PACKED} is {found.kind[:40]!r}, expected {kind!r}"
+        expected = packed_bytes(item, kind)
+        return "" if found.nbytes == expected else f"{item.name + PACKED} has {found.nbytes} bytes, expected {expected}"
 
     def _shape(self, name: str, matrix: bool) -> tuple[int, ...]:
         held = self._file.matrices.get(name) if matrix else None
@@ -74,7 +92,11 @@ class BorrowingStore:
             raise LoadError(f"{self._file.path}: tensor {name + PACKED!r}: {error}") from None
 
     def _copy(self, name: str) -> _native.Weight:
-        return _native.Weight(self._file.tensors[name].stored, False, 1)
+        array = self._computed.get(name, self._file.tensors[name].stored)
+        try:
+            return _native.Weight(array, False, 1)
+        except ValueError as error:
+            raise LoadError(f"{self._file.path}: tensor {name!r}: {error}") from None
 
     @property
     def nbytes(self) -> int:

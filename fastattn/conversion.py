@@ -14,7 +14,7 @@ from fastattn.errors import LoadError, OptionError
 from fastattn.packing import COMPUTE_TYPES, PackingStore, Progress
 
 if TYPE_CHECKING:
-    from fastattn.loaders import Checkpoint
+    from fastattn.assembly import Assembly
 
 WEIGHTS = "packed.safetensors"
 # what stands beside the weights and is needed to use them; README.md and the like stay behind
@@ -63,6 +63,7 @@ def convert(
     check_choice("compute_type", compute_type, COMPUTE_TYPES)
     if num_threads is not None:
         check_threads(num_threads)
+    from fastattn.assembly import assemble
     from fastattn.loaders import open_checkpoint
 
     source, target = find_model(model), Path(out)
@@ -71,16 +72,19 @@ def convert(
         raise LoadError(
             f"{source}: is converted already, to {checkpoint.converted.compute_type}; convert the original model"
         )
-    _check_target(source, target, force)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    making = _beside(target)
-    making.mkdir()
     try:
-        _write(checkpoint, making, compute_type, num_threads, progress)
-        _move(making, target)
-    except BaseException:
-        shutil.rmtree(making, ignore_errors=True)
-        raise
+        _check_target(source, target, force)
+        assembly = assemble(checkpoint)  # before any folder is made
+        making = _beside(target)
+        making.mkdir(parents=True)
+        try:
+            _write(assembly, making, compute_type, num_threads, progress)
+            _move(making, target)
+        except BaseException:
+            shutil.rmtree(making, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise OptionError(f"out: {target} cannot be written: {error.strerror or error}") from error
     return target
 
 
@@ -100,18 +104,16 @@ def _check_target(source: Path, target: Path, force: bool) -> None:
 
 
 def _write(
-    checkpoint: Checkpoint, folder: Path, compute_type: str, num_threads: int | None, progress: Progress | None
+    assembly: Assembly, folder: Path, compute_type: str, num_threads: int | None, progress: Progress | None
 ) -> None:
-    from fastattn.assembly import assemble
     from fastattn.container import write_converted
 
-    assembly = assemble(checkpoint)
     store = assembly.store(compute_type, num_threads or int(_native.get_num_threads()), progress)
     assert isinstance(store, PackingStore)
     write_converted(folder / WEIGHTS, store, assembly.needed, assembly.architecture.family, assembly.parameters)
     for name in COPIED:
-        if (checkpoint.path / name).is_file():
-            shutil.copyfile(checkpoint.path / name, folder / name)
+        if (assembly.checkpoint.path / name).is_file():
+            shutil.copyfile(assembly.checkpoint.path / name, folder / name)
 
 
 def _beside(target: Path) -> Path:

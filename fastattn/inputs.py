@@ -38,6 +38,8 @@ def batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
 
 def as_list(inputs: Any) -> tuple[bool, list[Any]]:
     """Whether many inputs were given, and they as a list: a string or a row of integers is one."""
+    if isinstance(inputs, np.ndarray) and not inputs.ndim:
+        inputs = inputs.item()
     if isinstance(inputs, str):
         return False, [inputs]
     if isinstance(inputs, np.ndarray):
@@ -65,12 +67,29 @@ def token_ids(given: Any, what: str) -> IntArray:
 
 
 def unpadded(rows: Sequence[Any], attention_mask: Any) -> list[Any]:
-    """Rows without the padding behind them; InputError for a mask of another form."""
-    mask = np.asarray(attention_mask)
-    if mask.ndim != 2 or len(mask) != len(rows):
-        raise InputError(f"attention_mask: found shape {list(mask.shape)}, expected one row per input ({len(rows)})")
-    lengths = mask.astype(bool).sum(axis=1)
-    for i, (row, length) in enumerate(zip(mask, lengths, strict=True)):
-        if len(row) != len(rows[i]) or not row[:length].all():
-            raise InputError(f"attention_mask: row {i} must be ones, then zeros, {len(rows[i])} in all")
-    return [row[:length] for row, length in zip(rows, lengths.tolist(), strict=True)]
+    """Rows without the padding behind them; InputError for a mask of another form. Each row of the mask is as long as its
+    row of the input.
+
+    >>> unpadded([[5, 6, 3], [5, 3]], [[1, 1, 0], [1, 1]])
+    [[5, 6], [5, 3]]
+    """
+    masks = attention_mask if isinstance(attention_mask, Sequence) else np.atleast_1d(np.asarray(attention_mask))
+    if len(masks) != len(rows):
+        raise InputError(f"attention_mask: found {len(masks)} rows, expected one per input ({len(rows)})")
+    return [_unpadded(row, mask, i) for i, (row, mask) in enumerate(zip(rows, masks, strict=True))]
+
+
+def _unpadded(given: Any, attention_mask: Any, i: int) -> Any:
+    row = given if isinstance(given, Sequence) else np.asarray(given)
+    if isinstance(row, np.ndarray) and not row.ndim:
+        raise InputError(f"input_ids: row {i}: expected a row of token ids, found {type(given).__name__}")
+    try:
+        mask = np.asarray(attention_mask)
+    except ValueError:
+        raise InputError(f"attention_mask: row {i}: found rows of different lengths") from None
+    if mask.ndim != 1 or mask.dtype.kind not in "biuf":
+        raise InputError(f"attention_mask: row {i} must be ones, then zeros, found {mask.dtype} {list(mask.shape)}")
+    length = int(mask.astype(bool).sum())
+    if len(mask) != len(row) or not mask[:length].all():
+        raise InputError(f"attention_mask: row {i} must be ones, then zeros, {len(row)} in all")
+    return row[:length]

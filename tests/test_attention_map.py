@@ -80,6 +80,9 @@ def test_labels_name_rows_and_columns() -> None:
         (("sideways",), "kind must be one of cross, self, encoder, found 'sideways'"),
         (("cross", 2), "layer 2: cross attention has 2, counted from 0"),
         (("cross", None, -4), "head -4: cross attention has 3"),
+        (("cross", 0.5), "layer: found 0.5, expected an integer or None"),
+        (("cross", 0, "a"), "head: found 'a', expected an integer or None"),
+        (("cross", True), "layer: found True, expected an integer or None"),
     ],
 )
 def test_what_is_not_there_is_refused(arguments: tuple[object, ...], message: str) -> None:

@@ -469,6 +469,11 @@ def test_generate_explains_what_it_looked_back_on() -> None:
         (["--stream", "a", "b"], "--stream: takes one TEXT"),
         (["--stream", "--explain", "a"], "--stream: gives the text only"),
         (["--stream", "--output-format", "json", "a"], "--stream: gives text, not json"),
+        (["--stream", "--layer", "0", "a"], "without --layer"),
+        (["--stream", "--head", "1", "a"], "without --head"),
+        (["--stream", "--early-stopping", "never", "a"], "without --early-stopping"),
+        (["--stream", "--batch-size", "2", "a"], "without --batch-size"),
+        (["--max-length", "66", "a"], "max_length: 66 after a prompt of 1 tokens, expected at most 65"),
         (["--max-new-tokens", "100", "a"], "100 after a prompt of 1 tokens, expected at most 64"),
         (["--max-length", "1", "a"], "max_length: found 1, expected more than the 1 tokens"),
     ],
@@ -492,6 +497,17 @@ def test_sampling_reaches_the_library(model: FakeModel, capsys: Captured) -> Non
         "max_length": 9,
     }
     assert model.calls == [(["I\neat"], expected)]
+
+
+def test_explain_of_samples_shows_the_one_that_was_printed(model: FakeModel, capsys: Captured) -> None:
+    sampling = ["generate", "somewhere", "I eat", "--explain", "--do-sample"]
+    for options in ([], ["--seed", "7", "--num-return-sequences", "2"]):
+        assert cli.main([*sampling, *options]) == 2
+        assert "--explain: with sampling, expected --seed and a single output" in capsys.readouterr().err
+    assert cli.main([*sampling, "--seed", "7"]) == 0
+    assert cli.main(["generate", "somewhere", "I eat", "--explain"]) == 0
+    model.checkpoint.generation_config = {"do_sample": True}
+    assert cli.main(["translate", "I eat", "--explain"]) == 2
 
 
 @pytest.mark.parametrize("name", fastattn.bundled_models())

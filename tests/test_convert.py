@@ -232,6 +232,7 @@ def refused(path: Path, message: str) -> None:
         ("matrices", "{}", "39 missing: model.shared.weight, "),
         ("matrices", '{"a": [1, 2, "int8"]}', r"matrix 'a' is .*expected \[rows, columns, type, bytes\]"),
         ("matrices", '{"a": [1, 1e9, "int8", 64]}', "matrix 'a' is"),
+        ("matrices", '{"a": 1, "a": 2}', "matrices are not JSON: 'a' occurs twice"),
         ("matrices", '{"a": [1, 2, "int8", 64]}', "tensor 'a.packed' is missing"),
     ],
 )
@@ -255,7 +256,11 @@ def test_wrong_metadata_is_named(damaged: Path, key: str, value: str, message: s
         (lambda m: m["model.shared.weight"].__setitem__(3, 64), "model.shared.weight.packed"),
         (lambda m: m["model.shared.weight"].__setitem__(3, 1 << 40), "bytes, expected"),
         (lambda m: m["model.shared.weight"].__setitem__(2, "int4"), "model.shared.weight.packed"),
-        (lambda m: m["model.shared.weight"].__setitem__(2, "int2"), "int2"),
+        (
+            lambda m: m["model.shared.weight"].__setitem__(2, "int2"),
+            "model.shared.weight.packed is 'int2', expected 'int8'",
+        ),
+        (lambda m: m["model.shared.weight"].__setitem__(3, 64), "has 64 bytes, expected 4608"),
         (lambda m: m.pop("model.shared.weight"), "missing"),
     ],
 )
@@ -274,6 +279,27 @@ def test_a_file_that_another_tool_rewrote_is_refused(damaged: Path) -> None:
     text += b" " * (-(len(text) + 8) % 64 + 4)
     (damaged / NAME).write_bytes(len(text).to_bytes(8, "little") + text + data)
     refused(damaged, "is not at a multiple of 64 bytes: another tool rewrote the file")
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_the_config_decides_on_rotations(tmp_path: Path, backend: str) -> None:
+    """Frequencies are computed from config.json, whatever the file holds."""
+    name = next(name for name in FAMILIES if name.endswith("llama"))
+    out = fastattn.convert(GOLDEN / name, tmp_path / "out", compute_type="float32")
+    shutil.copytree(GOLDEN / name, tmp_path / "model")
+    for folder in (out, tmp_path / "model"):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "rope_theta": 77.0, "rope_scaling": None}))
+    ours, theirs = (fastattn.load(folder, backend=backend) for folder in (out, tmp_path / "model"))
+    assert (ours.logits([[5, 9, 33, 7]]) == theirs.logits([[5, 9, 33, 7]])).all()
+
+
+@pytest.mark.parametrize("name", ["file/out", "x" * 300])
+def test_where_nothing_can_be_written_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(fastattn.OptionError, match=r"out: .* cannot be written"):
+        fastattn.convert("en-fr-luong", tmp_path / name)
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_a_wrong_config_is_named(damaged: Path) -> None:

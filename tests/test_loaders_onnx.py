@@ -191,7 +191,7 @@ def test_folders_without_a_model(tmp_path: Path, files: list[str], message: str)
             open_checkpoint(tmp_path / files[0])
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", "[" * 100_000, "\xff"])
+@pytest.mark.parametrize("text", ["{", "[1]", "[" * 100_000, "\xff", '{"a": 1, "a": 2}'])
 def test_bad_configuration_is_named(tmp_path: Path, text: str) -> None:
     shutil.copy(EXPORTS / "assorted-dynamo" / "model.onnx", tmp_path / "model.onnx")
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
@@ -341,6 +341,7 @@ def gru(tmp_path: Path, op: str = "GRU", hidden: int = 2, bad: str = "", **attri
         ({"linear_before_reset": 1, "clip": 2.0}, "clipped"),
         ({"linear_before_reset": 1, "activations": ["Sigmoid", "Relu"]}, "activations"),
         ({"linear_before_reset": 1, "direction": "bidirectional"}, "bidirectional"),
+        ({"linear_before_reset": 1, "direction": "sideways"}, "direction 'sideways', expected 'forward'"),
         ({"linear_before_reset": 1, "bad": "R"}, "shapes"),
         ({"linear_before_reset": 1, "bad": "B"}, "shapes"),
         ({"op": "LSTM", "peepholes": True}, "peepholes"),

@@ -145,6 +145,7 @@ HEADERS: list[tuple[bytes, str]] = [
     (packed(b"[1, 2]"), "not a JSON object"),
     (packed(b'{"a": 1, "a": 2}'), "'a' occurs twice"),
     (packed(b'{"a": {"dtype": "F32", "dtype": "F16"}}'), "'dtype' occurs twice"),
+    (packed({"\ud800x": F}, bytes(8)), "found half a surrogate pair"),
     (packed({"a": 3}), "expected an object"),
     (packed({"a": {}}), "element type None"),
     (packed({"__metadata__": {"x": 1}}), "__metadata__"),
@@ -233,6 +234,34 @@ def test_hostile_indexes(tmp_path: Path, weight_map: Any, message: str) -> None:
     with pytest.raises(LoadError) as caught:
         open_checkpoint(folder)
     assert message in str(caught.value) and "\n" not in str(caught.value) and str(folder) in str(caught.value)
+
+
+def test_a_tensor_in_two_shards_needs_the_index(tmp_path: Path) -> None:
+    index = sharded(tmp_path) / "model.safetensors.index.json"
+    found = json.loads(index.read_text())
+    del found["weight_map"]["both"]
+    index.write_text(json.dumps(found))
+    refused(index, "'both' is in model-00001-of-00002.safetensors and model-00002-of-00002.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "dangling", "loop", "large"])
+def test_a_config_that_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
+    write_safetensors(tmp_path / "model.safetensors", {"a": np.ones(2, np.float32)})
+    config = tmp_path / "config.json"
+    if kind == "pipe":
+        os.mkfifo(config)
+    elif kind == "large":
+        with open(config, "wb") as file:
+            file.truncate(200_000_000)  # sparse
+    else:
+        config.symlink_to({"device": "/dev/zero", "dangling": "nowhere", "loop": "config.json"}[kind])
+    refused(tmp_path, "config.json")
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "x" * 300])
+def test_what_is_no_model_is_refused(path: str) -> None:
+    with pytest.raises(LoadError, match=path[:9]):
+        open_checkpoint(path)
 
 
 def test_pickles_are_named(tmp_path: Path) -> None:

@@ -102,6 +102,31 @@ def test_padding_behind_a_mask_changes_nothing() -> None:
     assert (padded == model.logits(rows_of(data), data["targets"])).all()
 
 
+def test_a_mask_may_be_as_ragged_as_its_input() -> None:
+    model = fastattn.load(GOLDEN / "marian")
+    found = model.logits([[5, 6, 3], [5, 3]], attention_mask=[[1, 1, 1], [1, 1]])
+    assert (found == model.logits([[5, 6, 3], [5, 3]])).all()
+    found = model.logits([[5, 6, -100], [5, 3]], attention_mask=[[1, 1, 0], np.array([True, True])])
+    assert (found == model.logits([[5, 6], [5, 3]])).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "mask", "message"),
+    [
+        ([[5, 6, 3], [5, 3]], [[1, 1, 1], [1, 1, 0]], "attention_mask: row 1 must be ones, then zeros, 2 in all"),
+        ([[5, 6, 3], [5, 3]], [[1, 1, 1]], "attention_mask: found 1 rows, expected one per input .2."),
+        ([[5, 6, 3], [5, 3]], 1, "attention_mask: found 1 rows"),
+        ([[5, 6, 3], [5, 3]], [1, 1], "attention_mask: row 0 must be ones, then zeros, found int64"),
+        ([[5, 6, 3], [5, 3]], [[1, [1, 1], 1], [1, 1]], "attention_mask: row 0: found rows of different lengths"),
+        ([[5, 3]], [["a", "b"]], "attention_mask: row 0 must be ones, then zeros, found <U1"),
+        ([[5, 6, 3], 7], [[1, 1, 1], [1]], "input_ids: row 1: expected a row of token ids, found int"),
+    ],
+)
+def test_masks_of_another_form_are_named(rows: Any, mask: Any, message: str) -> None:
+    with pytest.raises(fastattn.InputError, match=message):
+        fastattn.load(GOLDEN / "marian").logits(rows, attention_mask=mask)
+
+
 def test_scores_are_the_log_softmax_of_the_logits() -> None:
     model = fastattn.load(GOLDEN / "marian")
     source, target = RUNS["sources"][5], [4, 9, 33, 0]
@@ -109,6 +134,59 @@ def test_scores_are_the_log_softmax_of_the_logits() -> None:
     expected = (logits - np.log(np.exp(logits).sum(1, keepdims=True)))[np.arange(4), target]
     assert np.abs(model.score(source, target) - expected).max() < 1e-5
     assert [len(s) for s in model.score([source, source], [target, target[:2]])] == [4, 2]
+
+
+@pytest.mark.parametrize("name", ["models/marian", "decoders/gpt2", f"models/{RECURRENT[0]}"])
+def test_scores_are_computed_batch_by_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = fastattn.load(GOLDEN.parent / name)
+    sources = [[3 + i % 20] * (1 + i % 5) for i in range(70)]
+    targets = [[2 + i % 30] * (1 + i % 3) for i in range(70)]
+    alone = [model.score(source, target) for source, target in zip(sources, targets, strict=True)]
+    step = "_teach" if model.has_encoder else "_follow"
+    sizes, real = [], getattr(model, step)
+
+    def counted(*given: Any) -> Any:
+        sizes.append(len(given[0]))
+        return real(*given)
+
+    monkeypatch.setattr(model, step, counted)
+    together = model.score(sources, targets)
+    assert all((a == b).all() for a, b in zip(together, alone, strict=True))
+    assert max(sizes) <= 32 and sum(sizes) == 70
+
+
+def test_a_target_outside_the_vocabulary_is_named() -> None:
+    for name, largest in (("models/marian", 101), ("decoders/gpt2", 101)):
+        model = fastattn.load(GOLDEN.parent / name)
+        with pytest.raises(fastattn.InputError, match=f"token id 5000 is outside the vocabulary of {largest}"):
+            model.score([5, 6, 7], [4, 5000])
+        with pytest.raises(fastattn.InputError, match=f"token id {largest} is outside the vocabulary of {largest}"):
+            model.score([[5, 6, 7], [5]], [[4], [largest, 4]])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"max_new_tokens": 65},
+            "max_new_tokens: 65 after a prompt of 1 tokens, expected at most 64: the model has 64",
+        ),
+        ({"max_length": 66}, "max_length: 66 after a prompt of 1 tokens, expected at most 65: the model has 64"),
+    ],
+)
+def test_more_tokens_than_there_are_positions_are_refused_at_once(options: dict[str, Any], message: str) -> None:
+    model = fastattn.load(GOLDEN / "marian")
+    for beams in (1, 2):
+        with pytest.raises(fastattn.OptionError, match=message):
+            model.generate(RUNS["sources"][0], num_beams=beams, **options)
+        fitting = {name: value - 1 for name, value in options.items()}
+        g = model.generate(RUNS["sources"][0], num_beams=beams, eos_token_id=None, **fitting)
+        assert len(g.token_ids) == 64
+
+
+def test_streams_of_beams_are_refused_at_the_call() -> None:
+    with pytest.raises(fastattn.OptionError, match="num_beams: found 2, expected 1 for streaming"):
+        fastattn.load("en-fr-bahdanau").stream("I am", num_beams=2)
 
 
 def test_the_sum_of_the_greedy_tokens_scores_is_the_score_of_the_text() -> None:

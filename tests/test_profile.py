@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import timeit
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ import fastattn
 from fastattn import cli
 from fastattn.profile import node_names
 from fastattn.runtime import NativeSession, Select
+
+GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -100,6 +104,21 @@ def test_a_step_costs_little_outside_the_kernels(name: str, beams: int, outside:
             break
     limit = slowness()
     assert best < outside * limit and best_python < python * limit
+
+
+def test_a_profile_keeps_to_the_length_asked_for() -> None:
+    model = fastattn.load(GOLDEN / "models" / "marian")
+    steps = [model.profile(max_length=5, eos_token_id=None).steps, model.profile(eos_token_id=None).steps]
+    assert steps == [4, 32]
+
+
+@pytest.mark.parametrize("name", ["decoders/gpt2", "models/marian"])
+def test_a_profile_fits_a_model_with_few_positions(name: str) -> None:
+    model = fastattn.load(GOLDEN / name)
+    limit = 20
+    model._architecture = dataclasses.replace(model._architecture, max_source=limit, max_target=limit)
+    assert model.profile(eos_token_id=None).steps == (limit if model.has_encoder else limit // 2 + 1)
+    assert model.profile([[1] * limit, [1]], eos_token_id=None).steps == (limit if model.has_encoder else 1)
 
 
 def test_only_native_ops_are_timed() -> None:

@@ -145,6 +145,9 @@ def test_threads_are_those_the_process_may_use() -> None:
         ([[1, 2], "x"], "expected token ids"),
         ([[1.5, 2.0]], "expected text or a row of token ids, found float64"),
         (7, "found int, expected text"),
+        (np.array(5), "found int, expected text"),
+        (np.array("I am"), "found text, expected token ids"),
+        ([np.array(5)], "expected text or a row of token ids"),
         ([None], "found NoneType"),
         ([[[1]]], "expected text or a row of token ids"),
     ],
@@ -178,6 +181,7 @@ def test_bad_arguments_of_load_and_the_rest_are_named(model: Model, tmp_path: Pa
     for path, message in (
         ("no/such", "no/such: no such file or directory"),
         ("en-fr-bahdana", "did you mean 'en-fr-bahdanau'"),
+        ("x" * 5000, "xxx: File name too long"),
     ):
         with pytest.raises(fastattn.LoadError, match=message):
             fastattn.load(path)
@@ -205,6 +209,15 @@ def test_a_session_that_raised_is_not_used_again(model: Model) -> None:
     with pytest.raises(fastattn.InputError):
         model.logits([[5, 0]], [[100, 999]])
     assert model.generate([5, 0], max_new_tokens=5).token_ids == expected
+
+
+def test_a_session_that_captured_attention_is_not_kept(model: Model) -> None:
+    model.generate([5, 0], max_new_tokens=5, return_attention=True)
+    model.encode([[5, 0], [6, 0]])
+    writer = fastattn.load(GOLDEN.parent / "decoders" / "gpt2")
+    writer.explain([5, 6, 7], max_new_tokens=3)
+    for used in (model, writer):
+        assert used._pool and not any(session.capture for _, session in used._pool)
 
 
 def test_idle_threads_sleep_soon_and_the_environment_is_left_alone() -> None:

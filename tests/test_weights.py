@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import re
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from fastattn.errors import FastattnError, LoadError
 from fastattn.loaders import Checkpoint
 from fastattn.loaders.tensors import TensorMap, Weight
+from fastattn.models import build
 from fastattn.packing import as_float32, drop_pages
 from fastattn.weights import bind_weights
 
@@ -166,3 +168,55 @@ def test_a_choice_is_never_guessed() -> None:
             {"encoder.rnn.w": (2,), "decoder.rnn.w": (2,)},
             checkpoint(tensors, call_paths=dict.fromkeys(tensors, "model")),
         )
+
+
+# -- config.json ------------------------------------------------------------------------------------------------------
+
+LLAMA = {
+    "model_type": "llama", "vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "max_position_embeddings": 64}  # fmt: skip
+YARN = {"rope_type": "yarn", "factor": 4.0}
+MARIAN = {
+    "model_type": "marian", "d_model": 8, "vocab_size": 9, "encoder_layers": 1, "decoder_layers": 1,
+    "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": []}, "model_type"),
+        ({"model_type": {}}, "model_type"),
+        ({**LLAMA, "hidden_size": None}, "folder/config.json: 'hidden_size' is null"),
+        ({**LLAMA, "rms_norm_eps": 10**400}, "'rms_norm_eps' is an integer beyond 64 bits"),
+        ({**LLAMA, "rope_theta": 1e-300}, "not finite"),
+        ({**LLAMA, "rope_scaling": {"type": "linear", "factor": 1e-300}}, "not finite"),
+        ({**LLAMA, "rope_scaling": {**YARN, "factor": 1e-300}}, "not finite"),
+        ({**LLAMA, "rope_scaling": {"type": ["linear"]}}, "of type .'linear'. is not supported"),
+        ({**LLAMA, "rope_scaling": {**YARN, "beta_fast": 1e-320}}, "rope_scaling"),
+        ({**LLAMA, "rope_scaling": {**YARN, "beta_slow": 1e308}}, "rope_scaling"),
+        ({**LLAMA, "rope_scaling": {**YARN, "mscale": 1.0, "mscale_all_dim": -10 / math.log(4.0)}}, "rope_scaling"),
+        ({"model_type": "gpt2", "n_embd": 8, "hidden_size": 16}, "'n_embd' is 8, but 'hidden_size'"),
+        ({**MARIAN, "max_position_embeddings": 1 << 30}, "'max_position_embeddings' is 1073741824, expected"),
+    ],
+    ids=lambda v: str(v)[-60:],
+)
+def test_a_config_with_nonsense_is_named(config: dict[str, object], message: str) -> None:
+    with pytest.raises(LoadError, match=message) as caught:
+        build(config, "folder")
+    assert str(caught.value).startswith("folder")
+
+
+def test_other_names_of_sizes_count() -> None:
+    names = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 3, "max_position_embeddings": 16}
+    found = build({"model_type": "gpt2", "vocab_size": 9, **names}, "folder").params
+    assert found["wpe.weight"] == (16, 8) and "h.2.ln_1.weight" in found and "h.3.ln_1.weight" not in found
+    small = {"vocab_size": 9, "encoder_layers": 1, "decoder_layers": 1, "hidden_size": 8, "num_attention_heads": 2}
+    found = build({"model_type": "bart", "decoder_attention_heads": 2, **small}, "folder").params
+    assert found["model.shared.weight"] == (9, 8)
+
+
+@pytest.mark.parametrize(("change", "window"), [({}, 4095), ({"sliding_window": None}, -1), ({"sliding_window": 5}, 4)])
+@pytest.mark.parametrize("family", [{"model_type": "mistral"}, {"model_type": "qwen2", "use_sliding_window": True}])
+def test_windows_are_those_of_transformers(family: dict[str, object], change: dict[str, object], window: int) -> None:
+    graph = build({**LLAMA, "max_window_layers": 0, **family, **change}, "folder").graphs["decoder"]
+    assert {node.attrs["window_left"] for node in graph.nodes if node.op == "attention"} == {window}

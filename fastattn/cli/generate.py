@@ -40,9 +40,9 @@ def run(arguments: argparse.Namespace) -> None:
 def _stream(arguments: argparse.Namespace) -> None:
     if len(arguments.text) != 1 or arguments.file:
         raise OptionError("--stream: takes one TEXT")
-    for name in ("attention", "plot", "explain"):
-        if getattr(arguments, name):
-            raise OptionError(f"--stream: gives the text only, without --{name}")
+    for name in ("attention", "plot", "explain", "layer", "head", "early_stopping", "batch_size"):
+        if (found := getattr(arguments, name)) is not None and found is not False:
+            raise OptionError(f"--stream: gives the text only, without --{name.replace('_', '-')}")
     if arguments.output_format != "text":
         raise OptionError(f"--stream: gives text, not {arguments.output_format}")
     options = {name: v for name in [*GENERATION, "do_sample"] if (v := getattr(arguments, name)) is not None}

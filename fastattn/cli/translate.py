@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fastattn.generation import Generation
 
 DEFAULT_MODEL = "en-fr-bahdanau"
+BATCH_SIZE = 16
 
 # Options that go to `generate` as they are: name -> how the command line reads them.
 EARLY = {"true": True, "false": False, "never": "never"}
@@ -58,7 +59,7 @@ def add_shared_arguments(parser: argparse.ArgumentParser, generation: Mapping[st
     parser.add_argument("--head", type=int, metavar="N", help="attention of this head, from 0 (default: mean of all)")
     parser.add_argument("--explain", action="store_true", help="also print the five steps behind each token")
     parser.add_argument("--output-format", choices=["text", "json"], default="text", help="json: an object per line")
-    parser.add_argument("--batch-size", type=at_least(1), default=16, metavar="N", help="lines at once (default: 16)")
+    parser.add_argument("--batch-size", type=at_least(1), metavar="N", help=f"lines at once (default: {BATCH_SIZE})")
     loading.add_arguments(parser)
 
 
@@ -78,7 +79,9 @@ def work_through(arguments: argparse.Namespace, generation: Iterable[str], whole
     if arguments.attention or arguments.plot:
         options["return_attention"] = True
     job = Job(model, options, arguments)
-    size = 1 if streamed else arguments.batch_size
+    if arguments.explain:
+        _check_explained(model, options)
+    size = 1 if streamed else arguments.batch_size or BATCH_SIZE
     progress = Progress("lines", total, few=4 * size)
     done = 0
     try:
@@ -90,6 +93,15 @@ def work_through(arguments: argparse.Namespace, generation: Iterable[str], whole
         progress.close()
     if not job.decoded:
         raise InputError(f"nothing to {arguments.command}: the input is empty")
+
+
+def _check_explained(model: Model, options: Mapping[str, Any]) -> None:
+    """`explain` decodes again: OptionError where it would draw other tokens than those printed."""
+    given = {**(model.checkpoint.generation_config or model.checkpoint.config), **options}
+    if given.get("do_sample") and ("seed" not in options or given.get("num_return_sequences", 1) != 1):
+        raise OptionError(
+            "--explain: with sampling, expected --seed and a single output: the explained one is drawn again"
+        )
 
 
 @dataclass

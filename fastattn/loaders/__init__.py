@@ -84,11 +84,20 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         fastattn.errors.LoadError: no/such/model: no such file or folder
     """
     where = Path(path)
+    try:
+        return _open(where)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, up to Python 3.12
+        raise LoadError(f"{where}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _open(where: Path) -> Checkpoint:
     if not where.exists():
         raise LoadError(f"{where}: no such file or folder")
     if where.is_file() and not any(where.name.endswith(suffix) for f in FORMATS for suffix in f.suffixes):
         known = ", ".join(suffix for f in FORMATS for suffix in f.suffixes)
         raise LoadError(f"{where}: not a model file; expected a folder or a file ending in {known}")
+    if not where.is_dir() and not where.is_file():
+        raise LoadError(f"{where}: expected a folder or a regular file")
     for row in FORMATS:
         checkpoint = row.open(where)
         if checkpoint is not None:

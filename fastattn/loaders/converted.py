@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastattn.errors import LoadError
+from fastattn.loaders.files import unique
 from fastattn.loaders.safetensors import read_safetensors
 from fastattn.loaders.tensors import AnyArray, Weight
 
@@ -101,11 +102,11 @@ def _integer(file: Path, metadata: dict[str, str], key: str) -> int:
 
 def _matrices(file: Path, metadata: dict[str, str]) -> dict[str, Matrix]:
     try:
-        listed = json.loads(_text(file, metadata, "matrices"))
+        listed = json.loads(_text(file, metadata, "matrices"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         if isinstance(error, LoadError):
             raise
-        raise LoadError(f"{file}: its metadata's matrices are not JSON") from None
+        raise LoadError(f"{file}: its metadata's matrices are not JSON: {' '.join(str(error).split())}") from None
     if not isinstance(listed, dict):
         raise LoadError(f"{file}: its metadata's matrices are no JSON object")
     for name, entry in listed.items():

@@ -10,6 +10,18 @@ from typing import Any
 
 from fastattn.errors import LoadError
 
+MAX_JSON = 100_000_000  # bytes
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json.loads`: an object whose keys differ; a key that occurs twice is a ValueError."""
+    if len(found := dict(pairs)) != len(pairs):
+        for name, _ in pairs:
+            if name not in found:
+                raise ValueError(f"{name!r} occurs twice")
+            del found[name]
+    return found
+
 
 def map_file(path: Path) -> memoryview:
     """The file's bytes, mapped read-only; an error for anything that is not a non-empty regular file."""
@@ -25,12 +37,18 @@ def map_file(path: Path) -> memoryview:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, {} when the file does not exist."""
-    if not path.exists():
+    """A JSON object from a regular file, {} when there is nothing of that name."""
+    if not os.path.lexists(path):
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        if not path.is_file():
+            raise LoadError(f"{path}: not a regular file" if path.exists() else f"{path}: a link that leads nowhere")
+        if (size := path.stat().st_size) > MAX_JSON:
+            raise LoadError(f"{path}: {size} bytes, expected {MAX_JSON} at most")
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
+    except LoadError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:
         raise LoadError(f"{path}: not readable as JSON: {' '.join(str(error).split())}") from error
     if not isinstance(value, dict):
         raise LoadError(f"{path}: expected a JSON object, found {type(value).__name__}")

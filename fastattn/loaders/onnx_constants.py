@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -74,7 +73,6 @@ class Payloads:
 
     file: OnnxFile
     mapped: dict[str, memoryview] = field(default_factory=dict)
-    external_files: set[Path] = field(default_factory=set)
     total_bytes: int = 0  # of all constants seen, the yardstick of the evaluation budget
 
     def array(self, tensor: TensorRecord, name: str) -> AnyArray:
@@ -119,9 +117,7 @@ class Payloads:
             return np.zeros(0, dtype)
         if location not in self.mapped:
             named = f"{self.file.path}: tensor {tensor.name!r}: external data"
-            path = named_file(self.file.path.parent, location, named)
-            self.mapped[location] = map_file(path)
-            self.external_files.add(path)
+            self.mapped[location] = map_file(named_file(self.file.path.parent, location, named))
         data = self.mapped[location]
         if offset + length > len(data):
             raise LoadError(f"{where} from {offset} on, but {location!r} has {len(data)} bytes")
@@ -189,6 +185,10 @@ class Evaluator:
             arrays = operator(node, [None if c is None else c.array for c in inputs])
         except (ValueError, IndexError, TypeError, OverflowError, ZeroDivisionError):
             return None  # malformed: the tensor will be reported as missing by name
+        except MemoryError:
+            raise LoadError(
+                f"{self.payloads.file.path}: node {node.name or node.op!r}: not enough memory to compute its constant"
+            ) from None
         if arrays is None:
             return None
         if node.op != "Concat":

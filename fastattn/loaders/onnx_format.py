@@ -74,21 +74,18 @@ class OnnxFile:
     path: Path
     reader: Reader
     graph: GraphRecord
-    producer: str = ""
 
 
 def read_onnx(path: Path) -> OnnxFile:
     """Parse the structure of one .onnx file; no tensor data is read."""
     reader = Reader(map_file(path), str(path))
-    graph, producer = None, ""
+    graph = None
     for number, wire, _, span in reader.fields(reader.whole()):
         if number == 7 and wire == BYTES:
             graph = _graph(reader, span, 0)
-        elif number == 2 and wire == BYTES:
-            producer = reader.text(span)
     if graph is None:
         raise reader.fail("it holds no graph")
-    return OnnxFile(path, reader, graph, producer)
+    return OnnxFile(path, reader, graph)
 
 
 def _graph(reader: Reader, whole: Span, depth: int) -> GraphRecord:

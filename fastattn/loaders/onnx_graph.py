@@ -81,6 +81,7 @@ class _Walk:
     # -- reading the graph ------------------------------------------------------------------------------------------
 
     def graph(self, graph: GraphRecord, outer: Scope, outer_producers: MutableMapping[str, Node]) -> None:
+        self._unique(graph)
         scope: Scope = ChainMap({}, outer)
         for tensor in graph.initializers:
             scope[tensor.name] = self._initializer(tensor, graph.value_metadata.get(tensor.name, {}))
@@ -100,6 +101,16 @@ class _Walk:
             for attribute in node.attributes.values():
                 for inner in attribute.graphs:
                     self.graph(inner, scope, producers)
+
+    def _unique(self, graph: GraphRecord) -> None:
+        """Every value of a graph has one source."""
+        made = [(tensor.name, "initializer") for tensor in graph.initializers]
+        made += [(name, f"output of {n.op} {n.name!r}") for n in graph.nodes for name in n.outputs if name]
+        seen: dict[str, str] = {}
+        for name, what in made:
+            if name in seen:
+                raise LoadError(f"{self.file.path}: value {name!r} occurs twice: {seen[name]}, {what}")
+            seen[name] = what
 
     def _initializer(self, tensor: TensorRecord, notes: dict[str, str]) -> Constant:
         array = self.payloads.array(tensor, tensor.name)

@@ -40,6 +40,8 @@ def recurrent_parameters(
     hidden = r.array.shape[-1] if r.array.ndim == 3 else 0
     directions, rows = r.array.shape[0] if r.array.ndim == 3 else 0, len(gates) * hidden
     direction = node.attributes["direction"].s if "direction" in node.attributes else "forward"
+    if direction not in ("forward", "reverse", "bidirectional"):
+        raise LoadError(f"{where}: direction {direction[:40]!r}, expected 'forward', 'reverse' or 'bidirectional'")
     want = 2 if direction == "bidirectional" else 1
     shapes = w.array.ndim == 3 and w.array.shape[:2] == (want, rows) and r.array.shape == (want, rows, hidden)
     if not shapes or directions != want or (b is not None and b.array.shape != (want, 2 * rows)):

@@ -18,7 +18,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from fastattn.errors import LoadError
-from fastattn.loaders.files import map_file, named_file, read_json
+from fastattn.loaders.files import map_file, named_file, read_json, unique
 from fastattn.loaders.tensors import TensorMap, Weight
 
 INDEX = "model.safetensors.index.json"
@@ -97,11 +97,15 @@ def _read_index(index: Path) -> dict[str, Weight]:
     for tensor, name in listed.items():
         if tensor not in shards[name]:
             raise LoadError(f"{index}: tensor {tensor!r} is not in {name}, where the index says it is")
-    found: dict[str, Weight] = {}
-    for held in shards.values():  # what the index leaves out counts too, as it does for transformers
-        for tensor, weight in held.items():
-            found.setdefault(tensor, weight)
-    return {tensor: shards[listed[tensor]][tensor] if tensor in listed else found[tensor] for tensor in found}
+    home: dict[str, str] = {}
+    for name, held in shards.items():  # what the index leaves out counts too, as it does for transformers
+        for tensor in held:
+            if tensor in home and tensor not in listed:
+                raise LoadError(
+                    f"{index}: tensor {tensor!r} is in {home[tensor]} and {name}, and the index does not say which"
+                )
+            home[tensor] = str(listed.get(tensor, name))
+    return {tensor: shards[name][tensor] for tensor, name in home.items()}
 
 
 def read_safetensors(path: Path) -> SafetensorsFile:
@@ -132,20 +136,17 @@ def read_safetensors(path: Path) -> SafetensorsFile:
 
 
 def _header(path: Path, text: bytes) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(found := dict(pairs)) != len(pairs):
-            for name, _ in pairs:
-                if name not in found:
-                    raise ValueError(f"{name!r} occurs twice")
-                del found[name]
-        return found
-
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise LoadError(f"{path}: not a safetensors file: its header is not JSON: {error}") from error
     if not isinstance(header, dict):
         raise LoadError(f"{path}: not a safetensors file: its header is not a JSON object")
+    for name in header:
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise LoadError(
+                f"{path}: tensor {name!r}: expected a name of whole characters, found half a surrogate pair"
+            )
     return header
 
 

@@ -6,12 +6,13 @@ A family file has `build(config) -> Architecture`: the modules, called once for 
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
 from fastattn.errors import LoadError
-from fastattn.models.architecture import Architecture
+from fastattn.models.architecture import Architecture, shown
 
 FAMILIES = {
     "rnn_attention": "fastattn.models.rnn_attention",
@@ -36,9 +37,15 @@ def build(config: Mapping[str, Any], where: str) -> Architecture:
     model_type = config.get("model_type")
     if model_type is None:
         raise LoadError(f"{where}: config.json with a model_type is needed to know the architecture; found none")
-    if model_type not in FAMILIES:
-        near = difflib.get_close_matches(str(model_type), FAMILIES, 1)
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        near = difflib.get_close_matches(str(model_type)[:120] if isinstance(model_type, str) else "", FAMILIES, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise LoadError(f"{where}: model_type {model_type!r} is not supported; supported are {sorted(FAMILIES)}{hint}")
-    architecture: Architecture = import_module(FAMILIES[model_type]).build(config)
+        raise LoadError(
+            f"{where}: model_type {shown(model_type)} is not supported; supported are {sorted(FAMILIES)}{hint}"
+        )
+    try:
+        architecture: Architecture = import_module(FAMILIES[model_type]).build(config)
+    except LoadError as error:  # the families say "config.json", here it is known which
+        said = str(error)
+        raise LoadError(os.path.join(where, said) if said.startswith("config.json") else said) from None
     return architecture

@@ -23,7 +23,7 @@ from typing import Any
 from fastattn.errors import LoadError
 from fastattn.graph import Graph, Value, apply, tracing
 from fastattn.models.architecture import ACTIVATIONS, Architecture, Fields
-from fastattn.models.marian import SINUSOIDAL, Attention, complete
+from fastattn.models.marian import MOST_POSITIONS, SINUSOIDAL, Attention, complete
 from fastattn.nn import Embedding, LayerNorm, Linear, Module, Parameter, PositionEmbedding
 
 LEARNED_OFFSET = 2
@@ -43,6 +43,8 @@ STYLES = {
     "mbart": Style(norm_first=True, norm_embeddings=True, learned_positions=True),
     "pegasus": Style(norm_first=True, norm_embeddings=False, learned_positions=False),
 }
+# the attribute_map of transformers' config classes
+ALIASES = {"hidden_size": "d_model", "num_attention_heads": "encoder_attention_heads"}
 # the special tokens of transformers' config classes, for a config.json that does not say
 DEFAULTS: dict[str, dict[str, Any]] = {
     "bart": {
@@ -76,7 +78,7 @@ class Config:
 
 
 def read_config(config: Mapping[str, Any]) -> Config:
-    f = Fields(config)
+    f = Fields(config, aliases=ALIASES)
     width = f.integer("d_model", 1024)
     result = Config(
         style=STYLES[str(config["model_type"])],
@@ -88,7 +90,7 @@ def read_config(config: Mapping[str, Any]) -> Config:
         encoder_ffn=f.integer("encoder_ffn_dim", 4096),
         decoder_ffn=f.integer("decoder_ffn_dim", 4096),
         vocabulary=f.integer("vocab_size", 50265),
-        positions=f.integer("max_position_embeddings", 1024),
+        positions=f.integer("max_position_embeddings", 1024, most=MOST_POSITIONS),
         activation=ACTIVATIONS[f.choice("activation_function", tuple(ACTIVATIONS), "gelu")],
         scale=float(width) ** 0.5 if f.flag("scale_embedding", False) else 1.0,
     )

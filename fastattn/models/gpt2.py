@@ -18,6 +18,14 @@ from fastattn.graph import Graph, Value, apply, tracing
 from fastattn.models.architecture import ACTIVATIONS, Architecture, Fields, Weights
 from fastattn.nn import Embedding, LayerNorm, Linear, Module, PositionEmbedding
 
+# the attribute_map of transformers' GPT2Config
+ALIASES = {
+    "hidden_size": "n_embd",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+    "max_position_embeddings": "n_positions",
+}
+
 
 @dataclass(frozen=True)
 class Config:
@@ -42,7 +50,7 @@ class Config:
 
 
 def read_config(config: Mapping[str, Any]) -> Config:
-    f = Fields(config)
+    f = Fields(config, aliases=ALIASES)
     width = f.integer("n_embd", 768)
     result = Config(
         width=width,

@@ -76,9 +76,9 @@ def _windows(f: Fields, family: str, layers: int) -> tuple[int, ...]:
     """Mistral has one window for all layers, Qwen2 for those that `layer_types` or `max_window_layers` names."""
     if family == "llama" or (family == "qwen2" and not f.flag("use_sliding_window", False)):
         return (0,) * layers
-    if not f.has("sliding_window"):
+    if f.null("sliding_window"):
         return (0,) * layers
-    window = f.integer("sliding_window")
+    window = f.integer("sliding_window", 4096)  # what transformers assumes where nothing is said
     if family == "mistral":
         return (window,) * layers
     if f.has("layer_types"):
@@ -184,4 +184,5 @@ def build(config: Mapping[str, Any]) -> Architecture:
         ignore=[r"rotary_emb\.inv_freq$"],  # computed here; old checkpoints hold it
         prepare=partial(_prepare, inv_freq),
         max_target=c.positions,
+        computed={"rotary_emb.inv_freq": inv_freq},
     )

@@ -22,6 +22,8 @@ from fastattn.nn import Embedding, LayerNorm, Linear, Module, Parameter, Positio
 # the special tokens of transformers' MarianConfig, for a config.json that does not say
 DEFAULTS = {"pad_token_id": 58100, "eos_token_id": 0, "decoder_start_token_id": 58100, "forced_eos_token_id": 0}
 
+MOST_POSITIONS = 1 << 20  # the table of sinusoids is made before any tensor is looked at
+
 
 @dataclass(frozen=True)
 class Config:
@@ -57,7 +59,7 @@ def read_config(config: Mapping[str, Any]) -> Config:
         decoder_ffn=f.integer("decoder_ffn_dim"),
         source_vocabulary=source,
         vocabulary=source if target is None else f.integer("decoder_vocab_size"),
-        positions=f.integer("max_position_embeddings"),
+        positions=f.integer("max_position_embeddings", most=MOST_POSITIONS),
         activation=ACTIVATIONS[f.choice("activation_function", tuple(ACTIVATIONS), "gelu")],
         scale=float(width) ** 0.5 if f.flag("scale_embedding", False) else 1.0,
         shared=f.flag("share_encoder_decoder_embeddings", True),

@@ -40,13 +40,24 @@ def read_rope(config: Mapping[str, Any], size: int, positions: int) -> Scaled:
             f"config.json: heads of {size} columns, expected an even number up to {LARGEST}: they turn in pairs"
         )
     kind = scaling.get("type", scaling.get("rope_type"))
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise LoadError(
             f"config.json: 'rope_scaling' of type {kind!r} is not supported, expected one of {list(_KINDS)}"
         )
     exponents = np.arange(0, size, 2).astype(np.float32) / np.float32(size)
-    powers = np.power(np.float64(theta), exponents.astype(np.float64)).astype(np.float32)
-    return _KINDS[kind](Fields(scaling, "config.json, rope_scaling"), powers, theta, positions)
+    with np.errstate(over="ignore"):  # refused below
+        powers = np.power(np.float64(theta), exponents.astype(np.float64)).astype(np.float32)
+    f = Fields(scaling, "config.json, rope_scaling")
+    try:
+        with np.errstate(all="ignore"):
+            inv_freq, factor = _KINDS[kind](f, powers, theta, positions)
+    except (ArithmeticError, ValueError) as error:  # ValueError: floor and ceil of what is no number
+        if isinstance(error, LoadError):
+            raise
+        raise LoadError(f"config.json: 'rope_theta' or 'rope_scaling' cannot be computed with: {error}") from None
+    if not np.isfinite(inv_freq).all() or not abs(factor) <= np.finfo(np.float32).max:
+        raise LoadError("config.json: 'rope_theta' or 'rope_scaling' gives frequencies that are not finite in float32")
+    return inv_freq, factor
 
 
 def _default(f: Fields, powers: FloatArray, theta: float, positions: int) -> Scaled:

@@ -8,7 +8,8 @@ What holds for all of them:
 * The number of threads is `fastattn.get_num_threads()`; small problems run alone. The result does not depend on it,
   nor on what else is in the batch, bit by bit.
 * A weight that multiplies a few rows at a time is best packed once, with `pack`; every op says which of its weights
-may be. * Empty batches and empty sequences are allowed; what attends to nothing is zero.
+  may be.
+* Empty batches and empty sequences are allowed; what attends to nothing is zero.
 """
 
 from fastattn.ops.attention import (

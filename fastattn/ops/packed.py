@@ -51,7 +51,7 @@ def pack(weight: ArrayLike, dtype: str = "float32") -> PackedWeight:
 
     An op that is given an array packs it at every call, which for a few rows costs more than the product; given a packed
     weight it does not, and the result is the same, bit by bit, if the type is float32. Taken by `linear`, `attentional_state`,
-    `additive_attention` (W_q, W_k), `multi_head_attention`, `gru_cell`, `lstm_cell`, `gru` and `lstm`.
+    `additive_attention` (W_q, W_k), `multi_head_attention`, `gru_cell`, `lstm_cell`, `gru`, `lstm` and `embedding`.
 
     Args:
         weight: [O, I], of any strides. It is copied: later changes to it have no effect.
