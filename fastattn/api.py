@@ -185,13 +185,8 @@ class Model:
         return self._num_threads or int(_native.get_num_threads())
 
     @contextmanager
-    def _session(self, capture: bool = False) -> Iterator[Session]:
+    def _session(self) -> Iterator[Session]:
         threads = self.num_threads
-        if capture:  # not kept afterwards: the buffers of what is captured are large
-            session = self._new_session(threads)
-            session.capture = True
-            yield session
-            return
         with self._lock:
             idle = next((s for n, s in self._pool if n == threads), None)
             self._pool = [(n, s) for n, s in self._pool if s is not idle and n == threads]
@@ -433,28 +428,32 @@ class Model:
 
     # --- what is behind an output ---------------------------------------------------------------------------------------
 
+    def _capturing(self) -> Session:
+        """A session that records attention, and is not kept: its buffers are large."""
+        session = self._new_session(self.num_threads)
+        session.capture = True
+        return session
+
     def _forced(
-        self, sources: Sequence[Source], targets: Sequence[IntArray], select: Select, capture: bool
+        self, session: Session, sources: Sequence[Source], targets: Sequence[IntArray], select: Select
     ) -> tuple[StepResult | None, list[StepResult]]:
         """What the encoder recorded, and for each input a row for each token of its target."""
-        with self._session(capture) as session:
-            encoded = self._begin(session, sources)
-            return encoded, forced(session, targets, select, self._sequential)
+        return self._begin(session, sources), forced(session, targets, select, self._sequential)
 
     def _replayed(self, source: Source, fed: IntArray, select: Select) -> tuple[StepResult | None, StepResult]:
         """Records the steps that chose tokens: all rows of `fed` behind an encoder, those from the prompt's last on
         without one."""
+        session = self._capturing()
         if self._architecture.has_encoder:
-            encoded, (result,) = self._forced([source], [fed], select, capture=True)
+            encoded, (result,) = self._forced(session, [source], [fed], select)
             return encoded, result
         first = len(source.ids) - 1
-        with self._session(capture=True) as session:
+        session.start(1)
+        if first:
             session.capture = False
-            session.start(1)
-            if first:
-                session.step([fed[:first]])
+            session.step([fed[:first]])
             session.capture = True
-            return None, forced(session, [fed[first:]], select, sequential=False)[0]
+        return None, forced(session, [fed[first:]], select, sequential=False)[0]
 
     def _attention(self, source: Source, prompt: IntArray, ids: Sequence[int]) -> AttentionMap:
         inputs = np.concatenate([prompt, np.array(ids, np.int32)])
@@ -536,7 +535,8 @@ class Model:
             raise InputError(f"decoder_input_ids: found {len(targets)} rows, expected {len(sources)} as in input_ids")
         if not sources:
             return np.zeros((0, 0, self._architecture.vocabulary), np.float32)
-        _, results = self._forced(sources, targets, Select(logits=True), capture=False)
+        with self._session() as session:
+            _, results = self._forced(session, sources, targets, Select(logits=True))
         logits = np.zeros((len(sources), max(map(len, targets)), self._architecture.vocabulary), np.float32)
         for row, result in zip(logits, results, strict=True):
             assert result.logits is not None
@@ -584,7 +584,8 @@ class Model:
         """Log-probabilities [target, V] of every token where those of the targets stand."""
         start = self._start(self._options({}))
         fed = [np.concatenate([start, target[:-1]]) for target in targets]
-        _, results = self._forced(sources, fed, _LOG_PROBS, capture=False)
+        with self._session() as session:
+            _, results = self._forced(session, sources, fed, _LOG_PROBS)
         return [_rows(result) for result in results]
 
     def _follow(self, sources: Sequence[Source], targets: Sequence[IntArray]) -> list[FloatArray]:
@@ -605,8 +606,8 @@ class Model:
         """The last hidden states, of the encoder where there is one: float32 [source, C] for one input, a list of them for
         many."""
         many, listed = as_list(inputs)
-        with self._session(capture=True) as session:
-            states = [self._states(session, self._source(given).ids) for given in listed]
+        session = self._capturing()
+        states = [self._states(session, self._source(given).ids) for given in listed]
         return states if many else states[0]
 
     def _states(self, session: Session, ids: IntArray) -> FloatArray:

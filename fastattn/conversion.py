@@ -72,9 +72,9 @@ def convert(
         raise LoadError(
             f"{source}: is converted already, to {checkpoint.converted.compute_type}; convert the original model"
         )
+    assembly = assemble(checkpoint)  # before any folder is made
     try:
         _check_target(source, target, force)
-        assembly = assemble(checkpoint)  # before any folder is made
         making = _beside(target)
         making.mkdir(parents=True)
         try:

@@ -6,7 +6,8 @@
 namespace fastattn {
 namespace {
 
-// Attention reads whole vectors of values that begin inside a row, and may end behind the last one.
+// Attention over values that no cache keeps starts inside their rows, head by head, and may read from there up to the
+// distance of rows, in whole vectors: beyond the last row, less than one.
 constexpr size_t kSlack = 16;
 
 int64_t rounded(int64_t floats) { return (floats + 15) / 16 * 16; }

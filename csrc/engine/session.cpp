@@ -80,12 +80,10 @@ void Session::all_or_nothing(Work work) {
 void Session::start(int64_t batch) {
   if (batch < 1) bad("start takes a batch of at least one sequence: got " + std::to_string(batch));
   all_or_nothing([&] { begin(batch); });
-  encoded_ = encoder_ == nullptr;
 }
 
 void Session::begin(int64_t batch) {
   encoded_ = false;
-  batch_ = 0;
   for (Sequence& sequence : state_.sequences) state_.release(sequence);
   if (static_cast<int64_t>(state_.sequences.size()) < batch) state_.sequences.resize(static_cast<size_t>(batch));
   state_.states.resize(static_cast<size_t>(batch * state_.state_width));
@@ -111,7 +109,7 @@ void Session::check(const Program& program, const int32_t* ids, const int64_t* l
 }
 
 void Session::encode(const int32_t* ids, const int64_t* lengths, int64_t batch, bool capture) {
-  const Clock::time_point begin_time = profiling_ ? Clock::now() : Clock::time_point{};
+  const Clock::time_point since = profiling_ ? Clock::now() : Clock::time_point{};
   if (!encoder_) bad("this model has no encoder: use start()");
   if (batch < 1) bad("encode takes at least one sequence: got " + std::to_string(batch));
   check(*encoder_, ids, lengths, batch);
@@ -125,7 +123,7 @@ void Session::encode(const int32_t* ids, const int64_t* lengths, int64_t batch, 
     execute(*encoder_);
   });
   encoded_ = true;
-  if (profiling_) account(*encoder_, seconds_between(begin_time, Clock::now()));
+  if (profiling_) account(*encoder_, seconds_between(since, Clock::now()));
 }
 
 // Room for what the encoder says of each input.

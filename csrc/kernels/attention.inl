@@ -138,7 +138,7 @@ void fetch_block(const AttentionArgs& args, int64_t block, int64_t last, int i, 
   }
 }
 
-// Queries of a group, which the next one to be walked, are fetched, and the lines of its results.
+// Fetches what the group that is walked next begins with: its queries, and the lines of its results.
 void fetch_rows(const AttentionArgs& args, const RowGroup& group) {
   for (int r = group.row; r < group.row + group.rows; ++r) {
     for (int64_t d = 0; d < args.D; d += 16) __builtin_prefetch(args.q[r] + d);

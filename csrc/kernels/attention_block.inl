@@ -260,7 +260,8 @@ INLINE void multiply_keys(Vf (&acc)[R][V], const float* q, const T* const (&k)[V
     multiply<kRun, 1>(acc, q + d * R, k, kPage, minimum(kRun, D - d), ahead, d * kPage);
 }
 
-// The same for pages of columns, V vectors of keys at once while all of them remain, then with narrower tiles.
+// p[r][key..] = q . k for pages of columns, V vectors of keys at once while all of them remain, then with narrower
+// tiles.
 template <class T, int R, int V>
 void score_keys(const AttentionArgs& args, const RowGroup& group, BlockTile& tile, int key) {
   const int stop = (tile.last + kPage - 1) / kPage * kPage;

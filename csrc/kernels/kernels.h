@@ -3,7 +3,7 @@
 //
 // Kernels are single-threaded, allocate nothing and throw nothing; shapes are checked by the callers in ops/.
 // Pointers need the alignment of a float; panels and pages stand faster at 64 bytes. No kernel reads or writes beyond
-// the extents given, but for values of attention: up to a vector behind the last row's Dv is read, and not used.
+// the extents given; of a row of values that is up to ldv.
 #pragma once
 
 #include <cstdint>
