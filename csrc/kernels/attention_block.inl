@@ -4,8 +4,10 @@
 constexpr int kTileColumns = 64;  // keys that one register tile covers at most; of the columns of v, twice as many
 constexpr int kRowSlots = 16;     // kTileRows, rounded up to whole vectors
 constexpr int kBlockPages = kBlock / kPage;
-constexpr int kRun = 16;     // d that stand side by side in a row's query
-constexpr int kGroups = 16;  // groups of rows that share the walk over the blocks
+constexpr int kMostPagedColumns = 256;   // of values that are summed a page at a time
+constexpr int kTouchedBytes = 4 * 1024;  // how far ahead of their use rows are read
+constexpr int kRun = 16;                 // d that stand side by side in a row's query
+constexpr int kGroups = 16;              // groups of rows that share the walk over the blocks
 static_assert(kTileRows <= kRowSlots && kGroups * kTileRows >= kRowsAtOnce, "rows of a call share one walk");
 
 // Up to kTileRows rows; those of one tile.
@@ -59,6 +61,53 @@ INLINE void multiply_steps(Vf (&acc)[R][V], const float* a, const T* const (&b)[
   }
 }
 
+// kPage rows of `width` floats, ld apart.
+struct PageOfRows {
+  const float* rows;
+  int64_t width, ld;
+};
+
+// Reads a page of rows line by line, in the order of memory, while an earlier page is worked on: processors whose own
+// prefetching follows loads in order, but not prefetches (Zen), read keys, whose lines are crossed, at a third of the
+// speed without. What comes later still is prefetched into the second-level cache.
+class Touch {
+ public:
+  // Whole lines of the rows from `row` on.
+  INLINE Touch(const PageOfRows& page, int64_t row)
+      : at_(page.rows + row * page.ld),
+        in_row_(page.width / kLine),
+        skip_(page.ld - in_row_ * kLine),
+        left_(in_row_),
+        rows_left_(kPage - row) {}
+  // The next N lines, as far as there are any.
+  template <int N>
+  INLINE void lines() {
+    if (N > 1 && left_ < N) {
+      lines<N / 2>();
+      return lines<N - N / 2>();
+    }
+    if (left_ == 0) return;
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) line(at_ + i * kLine);
+    at_ += N * kLine;
+    left_ -= N;
+    if (left_ == 0 && --rows_left_ > 0) {
+      at_ += skip_;
+      left_ = in_row_;
+    }
+  }
+
+ private:
+  static constexpr int kLine = 16, kLater = 2048;
+  static INLINE void line(const float* at) {
+    for (int i = 0; i < kLine; i += kLanes) touch(at + i);
+    __builtin_prefetch(at + kLater, 0, 2);
+  }
+  const float* at_;
+  const int64_t in_row_, skip_;
+  int64_t left_, rows_left_;
+};
+
 // Memory that a product fetches towards the second-level cache while it computes, some of it in each of its steps: all
 // at once would hold up the loads of the product itself.
 struct Later {
@@ -92,12 +141,17 @@ INLINE void fetch(const After<V>& after, int64_t offset, int64_t step, const T* 
       __builtin_prefetch(after.page[v] + (offset + u * step) * int64_t(sizeof(T)), 0, 2);
 }
 
+template <int U, int V, class T>
+INLINE void fetch(Touch& next, int64_t, int64_t, const T* const (&)[V]) {
+  next.lines<(U * V * kLanes + kPage - 1) / kPage>();
+}
+
 // acc[r][v] += sum over 0 <= k < n of a[r * LR + k * LK] * B[k][v] in the order of k, each output one chain of fma.
 // B[k][v] is the vector at b[v] + offset + k * step.
 template <int LR, int LK, int R, int V, class T, class Ahead = Nothing>
 INLINE void multiply(Vf (&acc)[R][V], const float* a, const T* const (&b)[V], int64_t step, int64_t n,
                      Ahead&& ahead = {}, int64_t offset = 0) {
-  constexpr int U = R * V <= kAccumulators / 2 ? 4 : 2;
+  constexpr int U = R * V <= kAccumulators / 2 ? 1 : 2;
   for (; n >= U; n -= U, a += U * LK, offset += U * step) {
     fetch<U>(ahead, offset, step, b);
     multiply_steps<U, LR, LK>(acc, a, b, offset, step);
@@ -172,39 +226,28 @@ INLINE const T* page_after(const void* const* pages, const RowGroup& group, int6
   return static_cast<const T*>(pages[page + distance < group.pages ? page + distance : page]);
 }
 
+inline int64_t pages_of(int64_t keys) { return (keys + kPage - 1) / kPage; }
+
 // So many pages ahead that they and those at hand stay in the first-level cache.
 template <class T>
 INLINE int64_t pages_ahead(int64_t width, int64_t bytes) {
   return maximum(1, bytes / (kPage * maximum(width, 1) * int64_t(sizeof(T))));
 }
 
-// Reads a page of rows line by line, in the order of memory, while the page before is worked on, which crosses its
-// lines: processors whose own prefetching follows loads in order, but not prefetches (Zen), read keys at a third of
-// the speed without. What comes later still is prefetched into the second-level cache.
-class Touch {
- public:
-  // kLanes rows, ld apart: their whole lines below D.
-  INLINE Touch(const float* rows, int64_t D, int64_t ld)
-      : at_(rows), in_row_(D / kLine), left_(in_row_), all_left_(in_row_ * kLanes), skip_(ld - in_row_ * kLine) {}
-  INLINE void line() {
-    if (all_left_ == 0) return;
-    for (int i = 0; i < kLine; i += kLanes) touch(at_ + i);
-    __builtin_prefetch(at_ + kLater, 0, 2);
-    at_ += kLine;
-    --all_left_;
-    if (--left_ == 0) {
-      left_ = in_row_;
-      at_ += skip_;
-    }
-  }
-
- private:
-  static constexpr int kLine = 16, kLater = 2048;
-  const float* at_;
-  const int64_t in_row_;
-  int64_t left_, all_left_;
-  const int64_t skip_;
-};
+// Rows are read in this order: the keys of a block, its values, the keys of the next block. What is read while a page
+// of keys, or of values, is worked on:
+INLINE PageOfRows after_keys(const AttentionArgs& args, const BlockTile& tile, int64_t page) {
+  const int64_t end = pages_of(tile.begin + tile.last), next = page + pages_ahead<float>(args.D, kTouchedBytes);
+  if (next < end) return {static_cast<const float*>(args.k_pages[next]), args.D, args.ldk};
+  const int64_t first = (tile.begin + tile.first) / kPage;
+  return {static_cast<const float*>(args.v_pages[minimum(first + next - end, end - 1)]), args.Dv, args.ldv};
+}
+INLINE PageOfRows after_values(const AttentionArgs& args, const RowGroup& group, const BlockTile& tile, int64_t page) {
+  const int64_t end = pages_of(tile.begin + tile.last), next = page + pages_ahead<float>(args.Dv, kTouchedBytes);
+  if (next < end) return {static_cast<const float*>(args.v_pages[next]), args.Dv, args.ldv};
+  if (next < group.pages) return {static_cast<const float*>(args.k_pages[next]), args.D, args.ldk};
+  return {nullptr, 0, 0};
+}
 
 // The same pointer, of which the compiler knows nothing.
 INLINE const float* opaque(const float* p) {
@@ -215,11 +258,11 @@ INLINE const float* opaque(const float* p) {
 // p[r][key..] = q . k for pages whose keys are rows: kLanes of them are turned into columns in registers.
 template <int R>
 void score_key_rows(const AttentionArgs& args, const RowGroup& group, BlockTile& tile) {
-  const int64_t distance = pages_ahead<float>(args.D, 4 * 1024), ld = args.ldk;
+  const int64_t ld = args.ldk;
   for (int key = tile.first; key < tile.last; key += kLanes) {
     const int64_t j = tile.begin + key;
     const float* k = static_cast<const float*>(args.k_pages[j / kPage]) + j % kPage * ld;
-    Touch next(page_after<float>(args.k_pages, group, j, distance) + j % kPage * ld, args.D, ld);
+    Touch next(after_keys(args, tile, j / kPage), j % kPage);
     Vf acc[R];
     for (int r = 0; r < R; ++r) acc[r] = set1(0.0f);
     int64_t d = 0;
@@ -231,7 +274,7 @@ void score_key_rows(const AttentionArgs& args, const RowGroup& group, BlockTile&
       for (int i = 0; i < kLanes; ++i) {
         x[i] = load(rows + i % 4 * ld);
         if (i % 4 == 3) rows = opaque(rows + 4 * ld);  // else each row gets a pointer, more than there are registers
-        if (i % (kPage / kLanes) == 0) next.line();
+        if (i % (4 * kPage / kLanes) == 0) next.lines<4>();
       }
       transpose(x);
       const float* q = query();
@@ -484,6 +527,14 @@ INLINE void deliver(Vf o, const Destination& to, int r, int64_t column, int64_t 
   store_up_to(out, o, width);
 }
 
+template <int R, int V>
+INLINE void deliver_tile(const Vf (&acc)[R][V], const Destination& to, int64_t column, int64_t width) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) deliver(acc[r][v], to, r, column + v * kLanes, width - column - v * kLanes);
+}
+
 // V vectors of columns of o_b for R rows; a key that a row does not see has p = 0.
 template <class T, int R, int V>
 __attribute__((noinline)) void shared_columns(const AttentionArgs& args, const RowGroup& group, const BlockTile& tile,
@@ -491,10 +542,56 @@ __attribute__((noinline)) void shared_columns(const AttentionArgs& args, const R
   Vf acc[R][V];
   set_zero(acc);
   add_values<T>(acc, args, group, tile, 0, tile.seen_from, tile.seen_to, column);
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) deliver(acc[r][v], to, r, column + v * kLanes, args.Dv - column - v * kLanes);
+  deliver_tile(acc, to, column, args.Dv);
+}
+
+// Keys from .. from + n, whose values stand in one page, the first of them at `values`, and what is read meanwhile.
+struct ValueRows {
+  int from, n;
+  bool begins, ends;  // the block
+  const float* values;
+  Touch next;
+};
+
+// Adds their products to `partial`, R x V vectors of each group of columns; at the block's end delivers the sums.
+template <int R, int V>
+INLINE void page_columns(const AttentionArgs& args, const BlockTile& tile, ValueRows& page, int64_t column,
+                         float* partial, const Destination& to) {
+  for (; column + V * kLanes <= args.Dv; column += V * kLanes, partial += R * V * kLanes) {
+    Vf acc[R][V];
+    if (page.begins) {
+      set_zero(acc);
+    } else {
+      load_tile(acc, partial, V * kLanes);
+    }
+    const float* columns[V];
+    for (int v = 0; v < V; ++v) columns[v] = page.values + column + v * kLanes;
+    multiply<kBlock, 1>(acc, &tile.p[0][page.from], columns, args.ldv, page.n, page.next);
+    if (page.ends) {
+      deliver_tile(acc, to, column, args.Dv);
+    } else {
+      store_tile(acc, partial, V * kLanes);
+    }
+  }
+  if constexpr (V > 1) {
+    if (column < args.Dv) page_columns<R, V / 2>(args, tile, page, column, partial, to);
+  }
+}
+
+// o_b of R rows, a page at a time with all its columns: values are read in the order of memory, also where R rows leave
+// room for the sums of some columns only.
+template <int R>
+__attribute__((noinline)) void value_pages(const AttentionArgs& args, const RowGroup& group, const BlockTile& tile,
+                                           const Destination& to) {
+  alignas(64) float partial[R * kMostPagedColumns];
+  for (int from = tile.seen_from, n; from < tile.seen_to; from += n) {
+    const int64_t j = tile.begin + from;
+    n = static_cast<int>(minimum(kPage - j % kPage, tile.seen_to - from));
+    const float* values = static_cast<const float*>(args.v_pages[j / kPage]) + j % kPage * args.ldv;
+    const Touch next(after_values(args, group, tile, j / kPage), 0);
+    ValueRows page = {from, n, from == tile.seen_from, from + n == tile.seen_to, values, next};
+    page_columns<R, widest(R, 2 * kTileColumns)>(args, tile, page, 0, partial, to);
+  }
 }
 
 // The same for one row at a time: values that a row does not see may be garbage.
@@ -539,6 +636,9 @@ INLINE void value_block_of(const AttentionArgs& args, const RowGroup& group, Blo
     if (group.rows < R) return value_block_of<T, R - 1>(args, group, tile, to);
   }
   tile.shared = rows_share_values<T>(args, tile, R);
+  if constexpr (is_float<T>)
+    if (R > 2 && args.ldk && group.pages && tile.shared && args.Dv % kLanes == 0 && args.Dv <= kMostPagedColumns)
+      return value_pages<R>(args, group, tile, to);
   value_columns<T, R, widest(R, 2 * kTileColumns)>(args, group, tile, 0, to);
 }
 

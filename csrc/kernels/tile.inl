@@ -71,6 +71,14 @@ INLINE void add_tile(const Vf (&acc)[R][V], float* sums, int ld) {
 }
 
 template <int R, int V>
+INLINE void load_tile(Vf (&acc)[R][V], const float* from, int ld) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) acc[r][v] = load(from + r * ld + v * kLanes);
+}
+
+template <int R, int V>
 INLINE void store_tile(const Vf (&acc)[R][V], float* out, int ld) {
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
