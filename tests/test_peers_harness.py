@@ -6,6 +6,7 @@ import io
 import json
 import sys
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -297,18 +298,21 @@ def test_the_line_through_time_per_token() -> None:
     assert slope.fit([[1, 7, 3], [2, 1, 5], [3, 9, 7]], 2) == (pytest.approx(1), pytest.approx(2), pytest.approx(1))
 
 
-def test_steps_count_between_readings_that_agree() -> None:
-    readings = iter([10, 10, 20, 20, 21, 22])
-    found = slope.calm(lambda: 1e-3, lambda: float(next(readings)), 3)
-    assert found == [(1e-3, pytest.approx(size)) for size in (10e6, 20e6, 20.5e6)]
-    restless = iter(range(1, 1000, 100))
-    assert len(slope.calm(lambda: 1e-3, lambda: float(next(restless)), 2)) == slope.TRIES * 2, "else all of them"
+def test_a_step_is_held_against_its_own_weights() -> None:
+    def op(seconds: float, waiting: float, weights: float, kept: float) -> types.SimpleNamespace:
+        return types.SimpleNamespace(seconds=seconds, waiting=waiting, weight_bytes=weights, kept_bytes=kept)
+
+    ops = [op(1.5, 0.5, 100, 0), op(0.5, 0.5, 0, 30), op(2.0, 0.0, 300, 0)]
+    assert slope.weights_meanwhile(ops) == pytest.approx(400 * 5 / 4)
 
 
 def test_steps_at_growing_lengths() -> None:
     model = fastattn.load(GOLDEN / "decoders" / "gpt2")
-    found = slope.points(model, models.SHAPES["gpt2-small"], [5, 20], 2, lambda: 10.0)
-    assert [point[0] for point in found] == [6, 21] and all(size == pytest.approx(1e10 * t) for _, t, size in found)
+    found = slope.points(model, models.SHAPES["gpt2-small"], [5, 20], 2)
+    profile = model.profile([[3]], max_new_tokens=4)
+    weights = profile.total.weight_bytes / profile.steps
+    assert [point[0] for point in found] == [6, 21]
+    assert all(seconds > 0 and weights < size for _, seconds, size in found), "a step takes longer than its weights"
 
 
 def test_plots_are_drawn_from_results(seated: pool.Pool, tmp_path: Path) -> None:

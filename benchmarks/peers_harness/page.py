@@ -172,8 +172,8 @@ def _slopes(results: dict[str, Any]) -> Iterator[str]:
     if not results["slopes"]:
         return
     yield from ("", "### Time per token against context length", "")
-    yield "One sequence, ours. How fast memory reads changes from second to second, so a step stands between two readings of"
-    yield "it, and lines are fitted to the time per step and to the bytes memory would have delivered in that time."
+    yield "One sequence, ours. How fast memory reads changes from second to second, so lines are fitted to the time per step"
+    yield "and to the weights, in bytes, that the same step would have read in it at the pace at which it read its own."
     yield "Keys and values: the bytes that one token of context adds, over the slope of that second line."
     yield ""
     rows = []

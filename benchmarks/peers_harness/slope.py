@@ -1,32 +1,25 @@
 """Time per token against the number of tokens in the cache, by steps of a session: no prefill is repeated.
 
-How fast memory reads may double from one second to the next (other guests of the machine), so each step stands between two
-readings of it, counts only if they agree, and is also given in the bytes that memory would have delivered meanwhile.
+How fast memory reads may double from one second to the next (other guests of the machine). A step is therefore also held against
+itself: in the same milliseconds it reads its weights, whose bytes are the same at every length.
 """
 
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from peers_harness.models import Shape
 
-AGREE = 1.1  # two readings
-TRIES = 4  # for each step that is to count
 
+def points(model: Any, shape: Shape, contexts: list[int], steps: int) -> list[list[float]]:
+    """[[tokens in the cache, seconds per step, bytes of weights that are read in that time], …]: medians of `steps` steps of one
+    sequence at each length.
 
-def points(
-    model: Any, shape: Shape, contexts: list[int], steps: int, reading: Callable[[], float]
-) -> list[list[float]]:
-    """[[tokens in the cache, seconds per step, bytes memory delivers in that time], …]: medians of `steps` steps of one sequence
-    at each length.
-
-    reading: GB/s now. A decoder-only model is fed the tokens between two lengths at once; one with an encoder has its own
-    target tokens as context. Goes below the public interface, as only there a step can be timed alone.
+    A decoder-only model is fed the tokens between two lengths at once; one with an encoder has its own target tokens as context.
+    Goes below the public interface, as only there a step can be timed alone.
     """
     from fastattn.runtime import Select
 
@@ -42,37 +35,31 @@ def points(
             session.start(1)
         length = 0
 
-        def step() -> float:
+        def step() -> tuple[float, float]:
             nonlocal length
-            begin = time.perf_counter()
+            session.profile(True)
             session.step(tokens(1), Select(k=1))
             length += 1
-            return time.perf_counter() - begin
+            cost = session.profiled()["decoder"]
+            return cost.seconds, weights_meanwhile(cost.ops)
 
         for wanted in contexts:
+            session.profile(False)
             while length < wanted:
                 more = tokens(min(wanted - length, 512))
                 session.step([more])
                 length += len(more)
             before = length
-            times, sizes = zip(*calm(step, reading, steps), strict=True)
+            times, sizes = zip(*(step() for _ in range(steps)), strict=True)
             found.append([(before + length) / 2, statistics.median(times), statistics.median(sizes)])
     return found
 
 
-def calm(step: Callable[[], float], reading: Callable[[], float], steps: int) -> list[tuple[float, float]]:
-    """(seconds, bytes) of steps between readings that agree; of all steps if too few do."""
-    every, good = [], []
-    before = reading()
-    for _ in range(TRIES * steps):
-        seconds, after = step(), reading()
-        every.append((seconds, seconds * (before + after) / 2 * 1e9))
-        if max(before, after) <= AGREE * min(before, after):
-            good.append(every[-1])
-        before = after
-        if len(good) == steps:
-            return good
-    return good if 2 * len(good) >= steps else every
+def weights_meanwhile(ops: Any) -> float:
+    """Bytes of weights that a step would read in its time, at the pace of the ops that read no keys and values."""
+    took = [op.seconds + op.waiting for op in ops]
+    rest = sum(seconds for op, seconds in zip(ops, took, strict=True) if not op.kept_bytes)
+    return sum(took) / rest * sum(op.weight_bytes for op in ops)
 
 
 def fit(found: list[list[float]], column: int = 1) -> tuple[float, float, float]:

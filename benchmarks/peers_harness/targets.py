@@ -90,7 +90,7 @@ def _lines(results: dict[str, Any]) -> Iterator[Verdict]:
             if isinstance(points, str) or len(points) < 3:
                 continue
             straight = slope.fit(points, 2)[2]
-            text = f"{NAMES[model]}, {name.partition('/')[2]}: time per token × bandwidth is a straight line in the context"
+            text = f"{NAMES[model]}, {name.partition('/')[2]}: time per token, in bytes of weights, is a line in the context"
             yield Verdict(text, "R² ≥ 0.98", f"R² = {straight:.3f}", straight >= 0.98)
 
 

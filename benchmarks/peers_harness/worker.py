@@ -50,10 +50,10 @@ class Worker:
 
     def slope(self, contexts: list[int], steps: int) -> Answer:
         """Ours only: steps with so many tokens in the cache, one sequence, fed piece by piece."""
-        from peers_harness import limits, slope
+        from peers_harness import slope
 
         shape = models.SHAPES[self.name]
-        return {"points": slope.points(self.loaded.model, shape, contexts, steps, lambda: limits.reading(self.threads))}
+        return {"points": slope.points(self.loaded.model, shape, contexts, steps)}
 
     def memory(self) -> Answer:
         """Bytes resident now, and the most there ever were."""
