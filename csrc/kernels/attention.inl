@@ -138,14 +138,6 @@ void fetch_block(const AttentionArgs& args, int64_t block, int64_t last, int i, 
   }
 }
 
-// Fetches what the group that is walked next begins with: its queries, and the lines of its results.
-void fetch_rows(const AttentionArgs& args, const RowGroup& group) {
-  for (int r = group.row; r < group.row + group.rows; ++r) {
-    for (int64_t d = 0; d < args.D; d += 16) __builtin_prefetch(args.q[r] + d);
-    for (int64_t c = 0; c < args.Dv; c += 16) __builtin_prefetch(args.out[r] + c, 1);
-  }
-}
-
 // M and L of a group's rows from, or to, the state of a part.
 void load_state(const float* state, RowGroup& group) {
   for (int r = 0; r < group.rows; ++r) {
@@ -174,16 +166,13 @@ void attention_rows(const AttentionArgs& args, const AttentionPart& part, int ro
     last = maximum(last, groups[g].last);
     groups[g].blank = part.begins;
     if (!part.begins) load_state(part.state, groups[g]);
+    take_queries(args, groups[g]);  // of all groups in one walk through memory
   }
   const int64_t stop = minimum(part.last, (last + kBlock - 1) / kBlock);
   if (count == 1) groups[0].pages = pages_until(last, stop);
   const int64_t begin = maximum(part.first, first / kBlock);
   for (int64_t block = begin; block < stop; ++block)
     for (int g = 0; g < count; ++g) {
-      if (block == begin) {
-        take_queries(args, groups[g]);
-        if (g + 1 < count) fetch_rows(args, groups[g + 1]);
-      }
       if (count > 1) fetch_block(args, block + 1, block + 1 < stop ? last : 0, g, count, groups[g]);
       walk_block(args, block, groups[g]);
     }
