@@ -71,14 +71,21 @@ def run_all() -> list[Result]:
 def machine() -> dict[str, str]:
     """What the figures depend on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
-    cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    about = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
+    cpu = about.get("model name", platform.processor())
+    kind = (
+        f" (family {about['cpu family']}, model {about['model']})" if "cpu family" in about else ""
+    )  # names tell little
+    told = [
+        f"{key}={value}" for key, value in os.environ.items() if key == "OPENBLAS_CORETYPE"
+    ]  # its kernels, whatever the CPU
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[index, call-overload]
     return {
-        "CPU": f"{cpu}, {fastattn.get_num_threads()} usable",
+        "CPU": f"{cpu}{kind}, {fastattn.get_num_threads()} usable",
         "instruction sets": ", ".join(fastattn.isa.available()),
         "system": platform.system() + " " + platform.machine(),
         "Python": platform.python_version(),
-        "NumPy": f"{np.__version__} with {blas['name']} {blas['version']}",
+        "NumPy": f"{np.__version__} with {blas['name']} {blas['version']}{''.join(f', {t}' for t in told)}",
         "fastattn": fastattn.__version__,
     }
 
