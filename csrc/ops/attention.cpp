@@ -15,19 +15,22 @@ constexpr int64_t kFloatsPerPointer = static_cast<int64_t>(sizeof(void*)) / 4;
 int64_t page_count(int64_t tokens) { return (tokens + kPage - 1) / kPage; }
 
 // q: (rows, H, D), out: (rows, H, Dv); G key/value heads, `group` query heads to each.
-struct Heads {
+struct HeadSizes {
   int64_t H, G, group, D, Dv;
+
+  HeadSizes(const Node& n, const Frame& f)
+      : H(n.attrs.heads), G(n.attrs.kv_heads), group(H / G), D(f.cols(n.inputs[0]) / H), Dv(f.cols(n.outputs[0]) / H) {}
+};
+
+// The same in a step: while it is planned, values have no place yet.
+struct Heads : HeadSizes {
   const float* q;
   float* out;
   Record* record;  // null: weights are not wanted
   const DistanceBias* bias = nullptr;
 
   Heads(const Node& n, Frame& f)
-      : H(n.attrs.heads),
-        G(n.attrs.kv_heads),
-        group(H / G),
-        D(f.cols(n.inputs[0]) / H),
-        Dv(f.cols(n.outputs[0]) / H),
+      : HeadSizes(n, f),
         q(f.data(n.inputs[0])),
         out(f.data(n.outputs[0])),
         record(f.capture ? &f.records[static_cast<size_t>(n.record)] : nullptr) {}
@@ -368,7 +371,7 @@ int64_t roomy(int64_t keys) {
   return room;
 }
 
-double flops_of(const Heads& a, int64_t rows, int64_t keys) {
+double flops_of(const HeadSizes& a, int64_t rows, int64_t keys) {
   return 2.0 * static_cast<double>(rows * a.H * keys) * static_cast<double>(a.D + a.Dv + 16);
 }
 
@@ -379,7 +382,7 @@ double bytes_of(const PagedLayer& layer, int64_t keys) {
 }  // namespace
 
 Needs attention_needs(const Node& n, const Frame& f) {
-  const Heads a(n, const_cast<Frame&>(f));
+  const HeadSizes a(n, f);
   Needs needs;
   int64_t longest = 0, pages = 0;
   const bool cached = n.attrs.cache >= 0;
@@ -423,7 +426,7 @@ void run_memory_write(const Node& n, Frame& f, Team& team) {
 }
 
 Needs cross_attention_needs(const Node& n, const Frame& f) {
-  const Heads a(n, const_cast<Frame&>(f));
+  const HeadSizes a(n, f);
   const PagedLayer& layer = f.state->memory_pages.layer(n.attrs.layer);
   Needs needs;
   int64_t longest = 0;
