@@ -73,19 +73,17 @@ def machine() -> dict[str, str]:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
     about = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
     cpu = about.get("model name", platform.processor())
-    kind = (
-        f" (family {about['cpu family']}, model {about['model']})" if "cpu family" in about else ""
-    )  # names tell little
-    told = [
-        f"{key}={value}" for key, value in os.environ.items() if key == "OPENBLAS_CORETYPE"
-    ]  # its kernels, whatever the CPU
+    if "cpu family" in about:  # the name does not tell one generation from the next
+        cpu += f" (family {about['cpu family']}, model {about['model']})"
+    core = os.environ.get("OPENBLAS_CORETYPE")  # NumPy's kernels are then of that one, whatever the CPU
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[index, call-overload]
     return {
-        "CPU": f"{cpu}{kind}, {fastattn.get_num_threads()} usable",
+        "CPU": f"{cpu}, {fastattn.get_num_threads()} usable",
         "instruction sets": ", ".join(fastattn.isa.available()),
         "system": platform.system() + " " + platform.machine(),
         "Python": platform.python_version(),
-        "NumPy": f"{np.__version__} with {blas['name']} {blas['version']}{''.join(f', {t}' for t in told)}",
+        "NumPy": f"{np.__version__} with {blas['name']} {blas['version']}"
+        + (f", OPENBLAS_CORETYPE={core}" if core else ""),
         "fastattn": fastattn.__version__,
     }
 

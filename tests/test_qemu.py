@@ -50,9 +50,8 @@ def test_kernels_on_x86_64_without_avx() -> None:
 def emulated(cpu: str, code: str) -> str:
     need("qemu-x86_64")
     command = ["qemu-x86_64", "-cpu", cpu, sys.executable, "-c", code]
-    kept = {
-        k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")
-    }  # they are of this CPU, not of that one
+    # OPENBLAS_CORETYPE and the like are of this CPU, not of that one
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")}
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, cwd=ROOT, env=kept)
     assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
     return done.stdout

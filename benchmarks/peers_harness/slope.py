@@ -57,9 +57,9 @@ def points(model: Any, shape: Shape, contexts: list[int], steps: int) -> list[li
 
 def weights_meanwhile(ops: Any) -> float:
     """Bytes of weights that a step would read in its time, at the pace of the ops that read no keys and values."""
-    took = [op.seconds + op.waiting for op in ops]
-    rest = sum(seconds for op, seconds in zip(ops, took, strict=True) if not op.kept_bytes)
-    return sum(took) / rest * sum(op.weight_bytes for op in ops)
+    rest = [op for op in ops if not op.kept_bytes]
+    pace = sum(op.weight_bytes for op in rest) / sum(op.seconds + op.waiting for op in rest)
+    return pace * sum(op.seconds + op.waiting for op in ops)
 
 
 def fit(found: list[list[float]], column: int = 1) -> tuple[float, float, float]:

@@ -153,9 +153,7 @@ void store_state(const RowGroup& group, float* state) {
 }
 
 // Pages of the keys below `last` that stand in blocks below `stop`.
-int64_t pages_until(int64_t last, int64_t stop) {
-  return stop > last / kBlock ? (last + kPage - 1) / kPage : stop * kBlockPages;
-}
+int64_t pages_until(int64_t last, int64_t stop) { return stop > last / kBlock ? pages_of(last) : stop * kBlockPages; }
 
 void attention_rows(const AttentionArgs& args, const AttentionPart& part, int row, int rows) {
   RowGroup groups[kGroups];

@@ -6,6 +6,7 @@ constexpr int kRowSlots = 16;     // kTileRows, rounded up to whole vectors
 constexpr int kBlockPages = kBlock / kPage;
 constexpr int kMostPagedColumns = 256;   // of values that are summed a page at a time
 constexpr int kTouchedBytes = 4 * 1024;  // how far ahead of their use rows are read
+constexpr int kLine = 16;                // floats of a line of the cache
 constexpr int kRun = 16;                 // d that stand side by side in a row's query
 constexpr int kGroups = 16;              // groups of rows that share the walk over the blocks
 static_assert(kTileRows <= kRowSlots && kGroups * kTileRows >= kRowsAtOnce, "rows of a call share one walk");
@@ -98,7 +99,7 @@ class Touch {
   }
 
  private:
-  static constexpr int kLine = 16, kLater = 2048;
+  static constexpr int kLater = 2048;
   static INLINE void line(const float* at) {
     for (int i = 0; i < kLine; i += kLanes) touch(at + i);
     __builtin_prefetch(at + kLater, 0, 2);
@@ -143,7 +144,7 @@ INLINE void fetch(const After<V>& after, int64_t offset, int64_t step, const T* 
 
 template <int U, int V, class T>
 INLINE void fetch(Touch& next, int64_t, int64_t, const T* const (&)[V]) {
-  next.lines<(U * V * kLanes + kPage - 1) / kPage>();
+  next.lines<(U * V * kLanes + kLine - 1) / kLine>();
 }
 
 // acc[r][v] += sum over 0 <= k < n of a[r * LR + k * LK] * B[k][v] in the order of k, each output one chain of fma.
@@ -151,7 +152,7 @@ INLINE void fetch(Touch& next, int64_t, int64_t, const T* const (&)[V]) {
 template <int LR, int LK, int R, int V, class T, class Ahead = Nothing>
 INLINE void multiply(Vf (&acc)[R][V], const float* a, const T* const (&b)[V], int64_t step, int64_t n,
                      Ahead&& ahead = {}, int64_t offset = 0) {
-  constexpr int U = R * V <= kAccumulators / 2 ? 1 : 2;
+  constexpr int U = R * V <= kAccumulators / 2 ? 1 : 2;  // small tiles wait for memory: one pointer for each stream
   for (; n >= U; n -= U, a += U * LK, offset += U * step) {
     fetch<U>(ahead, offset, step, b);
     multiply_steps<U, LR, LK>(acc, a, b, offset, step);
@@ -226,7 +227,7 @@ INLINE const T* page_after(const void* const* pages, const RowGroup& group, int6
   return static_cast<const T*>(pages[page + distance < group.pages ? page + distance : page]);
 }
 
-inline int64_t pages_of(int64_t keys) { return (keys + kPage - 1) / kPage; }
+INLINE int64_t pages_of(int64_t keys) { return (keys + kPage - 1) / kPage; }
 
 // So many pages ahead that they and those at hand stay in the first-level cache.
 template <class T>
@@ -258,6 +259,7 @@ INLINE const float* opaque(const float* p) {
 // p[r][key..] = q . k for pages whose keys are rows: kLanes of them are turned into columns in registers.
 template <int R>
 void score_key_rows(const AttentionArgs& args, const RowGroup& group, BlockTile& tile) {
+  constexpr int square = kLanes * kLanes / kLine, lines = square < 4 ? square : 4;  // touched at once
   const int64_t ld = args.ldk;
   for (int key = tile.first; key < tile.last; key += kLanes) {
     const int64_t j = tile.begin + key;
@@ -274,7 +276,7 @@ void score_key_rows(const AttentionArgs& args, const RowGroup& group, BlockTile&
       for (int i = 0; i < kLanes; ++i) {
         x[i] = load(rows + i % 4 * ld);
         if (i % 4 == 3) rows = opaque(rows + 4 * ld);  // else each row gets a pointer, more than there are registers
-        if (i % (4 * kPage / kLanes) == 0) next.lines<4>();
+        if (i % (lines * kLine / kLanes) == 0) next.lines<lines>();
       }
       transpose(x);
       const float* q = query();
@@ -548,7 +550,6 @@ __attribute__((noinline)) void shared_columns(const AttentionArgs& args, const R
 // Keys from .. from + n, whose values stand in one page, the first of them at `values`, and what is read meanwhile.
 struct ValueRows {
   int from, n;
-  bool begins, ends;  // the block
   const float* values;
   Touch next;
 };
@@ -557,9 +558,10 @@ struct ValueRows {
 template <int R, int V>
 INLINE void page_columns(const AttentionArgs& args, const BlockTile& tile, ValueRows& page, int64_t column,
                          float* partial, const Destination& to) {
+  const bool begins = page.from == tile.seen_from, ends = page.from + page.n == tile.seen_to;
   for (; column + V * kLanes <= args.Dv; column += V * kLanes, partial += R * V * kLanes) {
     Vf acc[R][V];
-    if (page.begins) {
+    if (begins) {
       set_zero(acc);
     } else {
       load_tile(acc, partial, V * kLanes);
@@ -567,7 +569,7 @@ INLINE void page_columns(const AttentionArgs& args, const BlockTile& tile, Value
     const float* columns[V];
     for (int v = 0; v < V; ++v) columns[v] = page.values + column + v * kLanes;
     multiply<kBlock, 1>(acc, &tile.p[0][page.from], columns, args.ldv, page.n, page.next);
-    if (page.ends) {
+    if (ends) {
       deliver_tile(acc, to, column, args.Dv);
     } else {
       store_tile(acc, partial, V * kLanes);
@@ -588,8 +590,7 @@ __attribute__((noinline)) void value_pages(const AttentionArgs& args, const RowG
     const int64_t j = tile.begin + from;
     n = static_cast<int>(minimum(kPage - j % kPage, tile.seen_to - from));
     const float* values = static_cast<const float*>(args.v_pages[j / kPage]) + j % kPage * args.ldv;
-    const Touch next(after_values(args, group, tile, j / kPage), 0);
-    ValueRows page = {from, n, from == tile.seen_from, from + n == tile.seen_to, values, next};
+    ValueRows page = {from, n, values, Touch(after_values(args, group, tile, j / kPage), 0)};
     page_columns<R, widest(R, 2 * kTileColumns)>(args, tile, page, 0, partial, to);
   }
 }
@@ -636,8 +637,8 @@ INLINE void value_block_of(const AttentionArgs& args, const RowGroup& group, Blo
     if (group.rows < R) return value_block_of<T, R - 1>(args, group, tile, to);
   }
   tile.shared = rows_share_values<T>(args, tile, R);
-  if constexpr (is_float<T>)
-    if (R > 2 && args.ldk && group.pages && tile.shared && args.Dv % kLanes == 0 && args.Dv <= kMostPagedColumns)
+  if constexpr (is_float<T> && R > 2)  // two rows have room for the sums of 128 columns, and read in order anyway
+    if (args.ldk && group.pages && tile.shared && args.Dv % kLanes == 0 && args.Dv <= kMostPagedColumns)
       return value_pages<R>(args, group, tile, to);
   value_columns<T, R, widest(R, 2 * kTileColumns)>(args, group, tile, 0, to);
 }

@@ -14,7 +14,7 @@ constexpr int64_t kFloatsPerPointer = static_cast<int64_t>(sizeof(void*)) / 4;
 
 int64_t page_count(int64_t tokens) { return (tokens + kPage - 1) / kPage; }
 
-// q: (rows, H, D), out: (rows, H, Dv); G key/value heads, `group` query heads to each.
+// H query heads of D floats, G key/value heads, `group` query heads to each; Dv floats of a head's result.
 struct HeadSizes {
   int64_t H, G, group, D, Dv;
 
@@ -22,7 +22,7 @@ struct HeadSizes {
       : H(n.attrs.heads), G(n.attrs.kv_heads), group(H / G), D(f.cols(n.inputs[0]) / H), Dv(f.cols(n.outputs[0]) / H) {}
 };
 
-// The same in a step: while it is planned, values have no place yet.
+// The same in a step, q: (rows, H, D), out: (rows, H, Dv); while a step is planned, values have no place yet.
 struct Heads : HeadSizes {
   const float* q;
   float* out;

@@ -301,6 +301,9 @@ void test_attention() {
       for (int kind = 0; kind < 6; ++kind) check_problem(rows, S, D, Dv, variant % 2 == 0, kind);
       ++variant;
     }
+  for (int rows : {4, 12})  // columns in several groups, and more of them than are summed a page at a time
+    for (int64_t Dv : {128, 256, 272})
+      for (int kind = 0; kind < 6; ++kind) check_problem(rows, 300, 64, Dv, rows == 4, kind);
   check_problem(0, 0, 4, 4, false, 0);
   check_problem(2, 0, 4, 4, false, 0);
   for (int64_t S : {1, 20, 200})
