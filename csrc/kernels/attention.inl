@@ -9,8 +9,8 @@
 // side. Every sum runs over j or d in order, or over fixed lanes, and a row never reads another row's data, so its bits
 // depend on itself alone. attention() and attention_partial() + attention_merge() are made of the same pieces.
 //
-// attention_block.inl does one block for a few rows; here blocks are the outer loop: the rows of a call pass over a
-// block in groups of kTileRows while it is in the cache.
+// attention_scores.inl and attention_values.inl do one block for a few rows; here blocks are the outer loop: the rows
+// of a call pass over a block in groups of kTileRows while it is in the cache.
 
 // Merges a block's m and l into the rows' running values, and gives the factors of O and of o_b. A block that a row
 // does not see (m = -inf) changes nothing. NaN goes through. All arrays have kRowSlots elements.
@@ -59,6 +59,14 @@ void take_queries(const AttentionArgs& args, const RowGroup& group) {
     for (int64_t run = 0; run < args.D; run += kRun)
       for (int i = 0; i < kRun; i += kLanes)
         store(group.q + run * group.rows + r * kRun + i, load_up_to(q + run + i, args.D - run - i) * scale);
+  }
+}
+
+// The group's queries and results, towards the cache: another group is worked on meanwhile.
+INLINE void fetch_rows(const AttentionArgs& args, const RowGroup& group) {
+  for (int r = group.row; r < group.row + group.rows; ++r) {
+    for (int64_t d = 0; d < args.D; d += kLine) __builtin_prefetch(args.q[r] + d);
+    for (int64_t c = 0; c < args.Dv; c += kLine) __builtin_prefetch(args.out[r] + c, 1);
   }
 }
 
@@ -164,13 +172,16 @@ void attention_rows(const AttentionArgs& args, const AttentionPart& part, int ro
     last = maximum(last, groups[g].last);
     groups[g].blank = part.begins;
     if (!part.begins) load_state(part.state, groups[g]);
-    take_queries(args, groups[g]);  // of all groups in one walk through memory
   }
   const int64_t stop = minimum(part.last, (last + kBlock - 1) / kBlock);
   if (count == 1) groups[0].pages = pages_until(last, stop);
   const int64_t begin = maximum(part.first, first / kBlock);
   for (int64_t block = begin; block < stop; ++block)
     for (int g = 0; g < count; ++g) {
+      if (block == begin) {
+        take_queries(args, groups[g]);
+        if (g + 1 < count) fetch_rows(args, groups[g + 1]);
+      }
       if (count > 1) fetch_block(args, block + 1, block + 1 < stop ? last : 0, g, count, groups[g]);
       walk_block(args, block, groups[g]);
     }

@@ -1,5 +1,7 @@
 // Keys and values on their way into pages.
 
+constexpr int kPagesAhead = 2;  // of keys that are packed one page after the other
+
 // Writes `count` tokens into columns offset.. of a page; from offset 0, the columns behind them may be zeroed.
 // k: (count, D), page: (D, kPage)
 void pack_keys(const float* k, int64_t ldk, int count, int64_t D, float* page, int offset) {
@@ -8,7 +10,10 @@ void pack_keys(const float* k, int64_t ldk, int count, int64_t D, float* page, i
       for (int t = 0; t < count; ++t) page[d * kPage + offset + t] = k[t * ldk + d];
     return;
   }
-  for (int t = 0; t < count; ++t) touch_row(k + t * ldk, D);
+  for (int t = 0; t < count; ++t) {
+    touch_row(k + t * ldk, D);
+    for (int64_t d = 0; d < D; d += 16) __builtin_prefetch(k + (t + kPagesAhead * kPage) * ldk + d);
+  }
   for (int t = 0; t < kPage; t += kLanes)
     for (int64_t d = 0; d < D; d += kLanes) {
       Vf x[kLanes];

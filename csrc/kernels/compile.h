@@ -50,7 +50,9 @@ namespace {
 #include "kernels/linear_quantized.inl"
 #if !defined(FASTATTN_DOT_ONLY)
 #include "kernels/packing.inl"
-#include "kernels/attention_block.inl"
+#include "kernels/attention_tile.inl"
+#include "kernels/attention_scores.inl"
+#include "kernels/attention_values.inl"
 #include "kernels/attention.inl"
 #include "kernels/attention_cache.inl"
 #include "kernels/scores.inl"

@@ -17,7 +17,6 @@
 //   min(a, b)  max(a, b)             a < b ? a : b,  a > b ? a : b: b when either is NaN
 //   abs(x)  copysign(x, sign)
 //   scale_by_power(x, n)             x * 2^n for integral n where x in [0.5, 2] and x * 2^n is normal; NaN if x is
-//   fraction(x)                      x minus the nearest integer, ties to even, exactly; anything if |x| >= 2^22
 //   transpose(x)                     kLanes vectors: x[i][j] becomes x[j][i]
 //   less(a, b) equal(a, b) is_nan(x) either(m, n) lanes_between(a, b) -> Vm; comparisons with NaN are false
 //   select(m, a, b)                  m ? a : b

@@ -64,7 +64,6 @@ INLINE void transpose(Vf (&x)[8]) {
     x[4 + i] = _mm256_permute2f128_ps(y[i], y[4 + i], 0x31);
   }
 }
-INLINE Vf fraction(Vf x) { return x - _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
 INLINE Vm less(Vf a, Vf b) { return {_mm256_cmp_ps(a, b, _CMP_LT_OQ)}; }
 INLINE Vm equal(Vf a, Vf b) { return {_mm256_cmp_ps(a, b, _CMP_EQ_OQ)}; }

@@ -63,7 +63,6 @@ INLINE void transpose(Vf (&x)[16]) {
     x[12 + i] = _mm512_shuffle_f32x4(b, d, 0xdd);
   }
 }
-INLINE Vf fraction(Vf x) { return _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
 INLINE Vm less(Vf a, Vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 INLINE Vm equal(Vf a, Vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }

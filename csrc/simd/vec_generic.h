@@ -76,7 +76,6 @@ INLINE void transpose(Vf (&x)[4]) {
   x[2] = __builtin_shufflevector(c, d, 0, 1, 4, 5);
   x[3] = __builtin_shufflevector(c, d, 2, 3, 6, 7);
 }
-INLINE Vf fraction(Vf x) { return x - ((x + 12582912.0f) - 12582912.0f); }  // 1.5 * 2^23 rounds
 
 INLINE Vi load_int(const void* p) {
   Vi x;

@@ -59,7 +59,6 @@ INLINE void transpose(Vf (&x)[4]) {
   x[2] = vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0]));
   x[3] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
 }
-INLINE Vf fraction(Vf x) { return x - vrndnq_f32(x); }
 
 INLINE Vm less(Vf a, Vf b) { return vcltq_f32(a, b); }
 INLINE Vm equal(Vf a, Vf b) { return vceqq_f32(a, b); }

@@ -1,0 +1,349 @@
+// The first half of a block: scores, and the softmax's powers.
+
+// Sets what each row sees of the block; false if no row sees anything.
+bool open_block(const AttentionArgs& args, int64_t begin, const RowGroup& group, BlockTile& tile) {
+  tile.begin = begin;
+  const auto inside = [begin](int64_t key) { return static_cast<int>(minimum(maximum(key - begin, 0), kBlock)); };
+  tile.seen_from = inside(group.first);
+  tile.seen_to = tile.last = inside(group.last);
+  tile.first = tile.seen_from / kPage * kPage;
+  if (tile.first >= tile.last) return false;
+  tile.even = inside(group.all_from) == tile.seen_from && inside(group.all_to) == tile.seen_to;
+  bool any = tile.even;
+  for (int r = 0; r < group.rows; ++r) {
+    tile.from[r] = tile.even ? tile.seen_from : inside(args.lo[group.row + r]);
+    tile.to[r] = tile.even ? tile.seen_to : inside(args.hi[group.row + r]);
+    tile.mask[r] = nullptr;
+    if (tile.from[r] >= tile.to[r]) tile.from[r] = tile.to[r] = 0;
+    any |= tile.from[r] < tile.to[r];
+  }
+  return any;
+}
+
+// The page of keys or values that is `distance` pages after that of `key`; the last ones have none, and give
+// themselves.
+template <class T>
+INLINE const T* page_after(const void* const* pages, const RowGroup& group, int64_t key, int64_t distance) {
+  const int64_t page = key / kPage;
+  return static_cast<const T*>(pages[page + distance < group.pages ? page + distance : page]);
+}
+
+INLINE int64_t pages_of(int64_t keys) { return (keys + kPage - 1) / kPage; }
+
+// So many pages ahead that they and those at hand stay in the first-level cache.
+template <class T>
+INLINE int64_t pages_ahead(int64_t width, int64_t bytes) {
+  return maximum(1, bytes / (kPage * maximum(width, 1) * int64_t(sizeof(T))));
+}
+
+// Rows are read in this order: the keys of a block, its values, the keys of the next block. What is read while a page
+// of keys, or of values, is worked on:
+INLINE PageOfRows after_keys(const AttentionArgs& args, const BlockTile& tile, int64_t page) {
+  const int64_t end = pages_of(tile.begin + tile.last), next = page + pages_ahead<float>(args.D, kTouchedBytes);
+  if (next < end) return {static_cast<const float*>(args.k_pages[next]), args.D, args.ldk};
+  const int64_t first = (tile.begin + tile.first) / kPage;
+  return {static_cast<const float*>(args.v_pages[minimum(first + next - end, end - 1)]), args.Dv, args.ldv};
+}
+INLINE PageOfRows after_values(const AttentionArgs& args, const RowGroup& group, const BlockTile& tile, int64_t page) {
+  const int64_t end = pages_of(tile.begin + tile.last), next = page + pages_ahead<float>(args.Dv, kTouchedBytes);
+  if (next < end) return {static_cast<const float*>(args.v_pages[next]), args.Dv, args.ldv};
+  if (next < group.pages) return {static_cast<const float*>(args.k_pages[next]), args.D, args.ldk};
+  return {nullptr, 0, 0};
+}
+
+// The same pointer, of which the compiler knows nothing.
+INLINE const float* opaque(const float* p) {
+  asm("" : "+r"(p));
+  return p;
+}
+
+// p[r][key..] = q . k for pages whose keys are rows: kLanes of them are turned into columns in registers.
+template <int R>
+void score_key_rows(const AttentionArgs& args, const RowGroup& group, BlockTile& tile) {
+  constexpr int square = kLanes * kLanes / kLine, lines = square < 4 ? square : 4;  // touched at once
+  const int64_t ld = args.ldk;
+  for (int key = tile.first; key < tile.last; key += kLanes) {
+    const int64_t j = tile.begin + key;
+    const float* k = static_cast<const float*>(args.k_pages[j / kPage]) + j % kPage * ld;
+    Touch next(after_keys(args, tile, j / kPage), j % kPage);
+    Vf acc[R];
+    for (int r = 0; r < R; ++r) acc[r] = set1(0.0f);
+    int64_t d = 0;
+    const auto query = [&] { return group.q + d / kRun * kRun * R + d % kRun; };
+    for (; d + kLanes <= args.D; d += kLanes) {
+      Vf x[kLanes];
+      const float* rows = k + d;
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) {
+        x[i] = load(rows + i % 4 * ld);
+        if (i % 4 == 3) rows = opaque(rows + 4 * ld);  // else each row gets a pointer, more than there are registers
+        if (i % (lines * kLine / kLanes) == 0) next.lines<lines>();
+      }
+      transpose(x);
+      const float* q = query();
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i)
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) acc[r] = fma(set1(q[r * kRun + i]), x[i], acc[r]);
+    }
+    if (d < args.D) {
+      const int left = static_cast<int>(args.D - d);
+      const float* q = query();
+      Vf x[kLanes];
+      for (int i = 0; i < kLanes; ++i) x[i] = load_n(k + i * ld + d, left);
+      transpose(x);
+      for (int i = 0; i < left; ++i)
+        for (int r = 0; r < R; ++r) acc[r] = fma(set1(q[r * kRun + i]), x[i], acc[r]);
+    }
+    for (int r = 0; r < R; ++r) store(&tile.p[r][key], acc[r]);
+  }
+}
+
+// acc[r][v] += q . k for V vectors of keys, columns of their pages.
+template <int R, int V, class T, class Ahead>
+INLINE void multiply_keys(Vf (&acc)[R][V], const float* q, const T* const (&k)[V], int64_t D, Ahead ahead) {
+  for (int64_t d = 0; d < D; d += kRun)
+    multiply<kRun, 1>(acc, q + d * R, k, kPage, minimum(kRun, D - d), ahead, d * kPage);
+}
+
+// p[r][key..] = q . k for pages of columns, V vectors of keys at once while all of them remain, then with narrower
+// tiles.
+template <class T, int R, int V>
+void score_keys(const AttentionArgs& args, const RowGroup& group, BlockTile& tile, int key) {
+  const int stop = (tile.last + kPage - 1) / kPage * kPage;
+  for (; key + V * kLanes <= stop; key += V * kLanes) {
+    const T* k[V];
+    for (int v = 0; v < V; ++v) {
+      const int64_t j = tile.begin + key + v * kLanes;
+      k[v] = static_cast<const T*>(args.k_pages[j / kPage]) + j % kPage;
+    }
+    Vf acc[R][V];
+    set_zero(acc);
+    if (!group.pages) {
+      // Half a page of a step of two d in each tile: keys in the first half of the block, values in the second.
+      const char* page = key < kBlock / 2 ? group.later_keys : group.later_values;
+      multiply_keys(acc, group.q, k, args.D,
+                    Later{page + key % (kBlock / 2) * args.D * int64_t(sizeof(T)) / 4, 16 * sizeof(T)});
+    } else {
+      After<V> after;
+      for (int v = 0; v < V; ++v)
+        after.page[v] = reinterpret_cast<const char*>(
+            page_after<T>(args.k_pages, group, tile.begin + key + v * kLanes, V * kLanes / kPage));
+      multiply_keys(acc, group.q, k, args.D, after);
+    }
+    if constexpr (is_int8<T>) {
+      for (int v = 0; v < V; ++v) {
+        const Vf scale = load(scales_of(args.k_pages, tile.begin + key + v * kLanes, args.D));
+        for (int r = 0; r < R; ++r) acc[r][v] = acc[r][v] * scale;
+      }
+    }
+    store_tile(acc, &tile.p[0][key], kBlock);
+  }
+  if constexpr (V > 1) {
+    if (key < stop) score_keys<T, R, V / 2>(args, group, tile, key);
+  }
+}
+
+// Where the bias is -inf a key is masked, also one whose product is NaN or infinite. lowest: of the bias, in each lane.
+INLINE void mask_by_bias(BlockTile& tile, int r, const float* bias, Vf lowest, int from, int to) {
+  const Vf masked = set1(-kInfinity);
+  if (!bits(equal(lowest, masked))) return;
+  float* p = tile.p[r];
+  for (int j = from; j < to; j += kLanes) store(p + j, select(equal(load(bias + j), masked), masked, load(p + j)));
+  tile.mask[r] = bias;
+  tile.even = false;
+}
+
+// Products to scores for a row that sees the whole block; the highest of each lane. bias: from the block's first key
+// on.
+template <bool Biased>
+INLINE Vf finish_whole(BlockTile& tile, int r, const float* bias) {
+  Vf highest[2] = {set1(-kInfinity), set1(-kInfinity)}, lowest[2] = {set1(0.0f), set1(0.0f)};  // NaN is passed over
+#pragma GCC unroll 8
+  for (int j = 0; j < kBlock; j += 2 * kLanes)
+    for (int i = 0; i < 2; ++i) {
+      float* p = &tile.p[r][j + i * kLanes];
+      Vf s = load(p);
+      if (Biased) {
+        const float* from = bias + j + i * kLanes;
+        const Vf b = load(from);
+        lowest[i] = min(b, lowest[i]);
+        s = fma(b, set1(kLog2E), s);
+        store(p, s);
+        __builtin_prefetch(from + kBlock, 0, 2);  // other rows come before the next block
+      }
+      highest[i] = max(s, highest[i]);
+    }
+  if (Biased) mask_by_bias(tile, r, bias, min(lowest[0], lowest[1]), 0, kBlock);
+  return max(highest[0], highest[1]);
+}
+
+// The same for any row: softcap, bias, and -inf where it does not see the key.
+Vf finish_scores(const AttentionArgs& args, BlockTile& tile, int r, const float* bias) {
+  const int from = tile.from[r], to = tile.to[r];
+  const int inside = (from + kLanes - 1) / kLanes * kLanes, outside = to / kLanes * kLanes;  // whole vectors between
+  float* p = tile.p[r];
+  const bool capped = args.softcap > 0.0f;
+  const Vf cap = set1(args.softcap * kLog2E), unseen = set1(-kInfinity);
+  Vf highest = unseen, lowest = set1(0.0f);
+  const auto finish = [&](int j, bool whole) {
+    Vf s = load(p + j);
+    if (capped) s = cap * tanh(s / cap);
+    if (bias) {
+      const Vf b = whole ? load(bias + j) : load_lanes(bias + j, from - j, to - j);
+      lowest = min(b, lowest);
+      s = fma(b, set1(kLog2E), s);
+      if (!whole) s = select(equal(b, unseen), unseen, s);  // it may be NaN there
+    }
+    if (!whole) s = select(lanes_between(from - j, to - j), s, unseen);
+    highest = max(s, highest);
+    store(p + j, s);
+  };
+  int j = tile.first;
+  for (; j < inside; j += kLanes) finish(j, false);
+  for (; j < outside; j += kLanes) finish(j, true);
+  for (; j < tile.last; j += kLanes) finish(j, false);
+  if (bias) mask_by_bias(tile, r, bias, lowest, inside, outside);
+  return highest;
+}
+
+// What a row's scores need; the highest of each lane.
+INLINE Vf finish_row(const AttentionArgs& args, const RowGroup& group, BlockTile& tile, int r) {
+  const float* bias = args.bias ? args.bias[group.row + r] : nullptr;
+  if (bias) bias += tile.begin;
+  if (tile.from[r] > 0 || tile.to[r] < kBlock || args.softcap > 0.0f) return finish_scores(args, tile, r, bias);
+  return bias ? finish_whole<true>(tile, r, bias) : finish_whole<false>(tile, r, bias);
+}
+
+// All scores are -inf or NaN: with a NaN the row becomes NaN, otherwise the block is skipped for this row.
+void settle_unseen_block(BlockTile& tile, int r) {
+  for (int j = tile.from[r]; j < tile.to[r]; ++j)
+    if (tile.p[r][j] != tile.p[r][j]) tile.m[r] = tile.p[r][j];
+  if (tile.m[r] == -kInfinity) {
+    tile.from[r] = tile.to[r] = 0;
+    tile.even = false;
+  }
+}
+
+// N vectors of p, added to the lanes of `total`.
+template <int N>
+INLINE void exponentiate_vectors(float* p, Vf m, Vf& total) {
+  Vf x[N];
+  for (int i = 0; i < N; ++i) x[i] = load(p + i * kLanes) - m;
+  exp2_below_overflow(x);
+  for (int i = 0; i < N; ++i) store(p + i * kLanes, x[i]);
+  for (int i = 0; i < N; ++i) total = total + x[i];
+}
+
+// p of the rows in the vectors of keys first .. last, and its sums in each lane.
+template <int R>
+INLINE void exponentiate_rows(BlockTile& tile, Vf (&totals)[R], int first, int last) {
+  constexpr int N = 4;
+  for (int r = 0; r < R; ++r) {
+    float* p = tile.p[r];
+    totals[r] = set1(0.0f);
+    if (tile.from[r] >= tile.to[r]) {
+      for (int j = first; j < last; j += kLanes) store(p + j, set1(0.0f));
+      continue;
+    }
+    const Vf m = set1(tile.m[r]);
+    Vf total = set1(0.0f);
+    int j = first;
+#pragma GCC unroll 8
+    for (; j + N * kLanes <= last; j += N * kLanes) exponentiate_vectors<N>(p + j, m, total);
+    for (; j < last; j += kLanes) exponentiate_vectors<1>(p + j, m, total);
+    totals[r] = total;
+  }
+}
+
+struct Sum {
+  static INLINE Vf of(Vf a, Vf b) { return a + b; }
+  static INLINE float lanes(Vf x) { return sum(x); }
+};
+struct Maximum {
+  static INLINE Vf of(Vf a, Vf b) { return max(a, b); }
+  static INLINE float lanes(Vf x) { return maximum(x); }
+};
+
+// to[r] = Fold::lanes(x[r]), and 0 in the slots behind, up to a whole vector. Many rows at once: as sum() and maximum()
+// do, the lanes are folded in halves.
+template <class Fold, int R>
+INLINE void fold_lanes(const Vf (&x)[R], float* to) {
+#pragma GCC unroll 4
+  for (int first = 0; first < R; first += kLanes) {
+    const int rows = R - first < kLanes ? R - first : kLanes;
+    if (rows < kLanes / 2) {
+      store(to + first, set1(0.0f));
+      for (int r = 0; r < rows; ++r) to[first + r] = Fold::lanes(x[first + r]);
+      continue;
+    }
+    Vf y[kLanes];
+#pragma GCC unroll 16
+    for (int r = 0; r < kLanes; ++r) y[r] = first + r < R ? x[first + r] : set1(0.0f);
+    transpose(y);
+#pragma GCC unroll 4
+    for (int half = kLanes / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+      for (int i = 0; i < half; ++i) y[i] = Fold::of(y[i], y[i + half]);
+    store(to + first, y[0]);
+  }
+}
+
+// int8: p takes the scales of the values. A key that is not seen keeps its zero, whatever its scale.
+void scale_by_values(const AttentionArgs& args, BlockTile& tile, int rows) {
+  for (int j = tile.first; j < tile.last; j += kLanes) {
+    const Vf scale = load(scales_of(args.v_pages, tile.begin + j, args.Dv));
+    for (int r = 0; r < rows; ++r) {
+      const Vf p = load(&tile.p[r][j]);
+      store(&tile.p[r][j], select(equal(p, set1(0.0f)), p, p * scale));
+    }
+  }
+}
+
+// Scores, m, l and p of all rows of the group; also writes the scores to args.weights.
+template <class T, int R>
+void score_block(const AttentionArgs& args, const RowGroup& group, BlockTile& tile) {
+  if (is_float<T> && args.ldk) {
+    score_key_rows<R>(args, group, tile);
+  } else {
+    score_keys<T, R, widest(R, kTileColumns)>(args, group, tile, tile.first);
+  }
+  Vf rows[R];
+  for (int r = 0; r < R; ++r) {
+    rows[r] = set1(-kInfinity);
+    if (tile.from[r] < tile.to[r]) rows[r] = finish_row(args, group, tile, r);
+  }
+  fold_lanes<Maximum>(rows, tile.m);
+  for (int r = 0; r < R; ++r) {
+    if (tile.from[r] >= tile.to[r]) continue;
+    float* weights = args.weights ? args.weights[group.row + r] : nullptr;
+    if (weights)
+      __builtin_memcpy(weights + tile.begin + tile.from[r], &tile.p[r][tile.from[r]],
+                       sizeof(float) * static_cast<size_t>(tile.to[r] - tile.from[r]));
+    if (tile.m[r] == -kInfinity) settle_unseen_block(tile, r);
+  }
+  // Apart from the loops above, so that the processor works on several rows at once.
+  if (tile.first == 0 && tile.last == kBlock) {
+    exponentiate_rows(tile, rows, 0, kBlock);
+  } else {
+    exponentiate_rows(tile, rows, tile.first, tile.last);
+  }
+  fold_lanes<Sum>(rows, tile.l);
+  if constexpr (is_int8<T>) scale_by_values(args, tile, R);
+}
+
+// Calls of the tiles of exactly group.rows rows.
+template <class T, int R>
+INLINE void score_block_of(const AttentionArgs& args, const RowGroup& group, BlockTile& tile) {
+  if constexpr (R > 1) {
+    if (group.rows < R) return score_block_of<T, R - 1>(args, group, tile);
+  }
+  score_block<T, R>(args, group, tile);
+}
+void score_block(const AttentionArgs& args, const RowGroup& group, BlockTile& tile) {
+  switch (args.type) {
+    case DType::bfloat16: return score_block_of<BFloat16, kTileRows>(args, group, tile);
+    case DType::int8: return score_block_of<int8_t, kTileRows>(args, group, tile);
+    default: return score_block_of<float, kTileRows>(args, group, tile);
+  }
+}

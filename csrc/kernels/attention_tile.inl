@@ -1,0 +1,193 @@
+// What attention over one block of keys is made of: the rows of one register tile, what they see of the block, and the
+// tile itself. attention_scores.inl and attention_values.inl are the two halves of the work; attention.inl has the
+// mathematics, and walks the blocks.
+
+constexpr int kTileColumns = 64;  // keys that one register tile covers at most; of the columns of v, twice as many
+constexpr int kRowSlots = 16;     // kTileRows, rounded up to whole vectors
+constexpr int kBlockPages = kBlock / kPage;
+constexpr int kMostPagedColumns = 256;   // of values that are summed a page at a time
+constexpr int kTouchedBytes = 4 * 1024;  // how far ahead of their use rows are read
+constexpr int kLine = 16;                // floats of a line of the cache
+constexpr int kRun = 16;                 // d that stand side by side in a row's query
+constexpr int kGroups = 16;              // groups of rows that share the walk over the blocks
+static_assert(kTileRows <= kRowSlots && kGroups * kTileRows >= kRowsAtOnce, "rows of a call share one walk");
+
+// Up to kTileRows rows; those of one tile.
+struct RowGroup {
+  int row, rows;
+  bool blank;                             // nothing has been written to `out`
+  int64_t first, last;                    // keys that any row sees
+  int64_t all_from, all_to;               // keys that all rows see
+  float* q;                               // [D / kRun][rows][kRun]: scale * log2 e * q
+  const char *later_keys, *later_values;  // pages to be fetched during the products
+  int64_t pages;                          // of keys that are read, counted from key 0; 0: other groups read them too
+  float M[kRowSlots], L[kRowSlots];
+};
+
+// One block of keys for the rows of a group. Keys are counted from the block's first key, `begin`.
+struct BlockTile {
+  int64_t begin;
+  int seen_from, seen_to;              // the keys that any row sees
+  int first, last;                     // the same, from the start of a page on
+  int from[kTileRows], to[kTileRows];  // the keys that each row sees; emptied if all of them are masked
+  bool even;                           // all rows see the same keys, and none is masked
+  bool shared;                         // rows may share the walk over the values
+  const float* mask[kTileRows];        // the row's bias (from `begin` on) if it masks keys in this block, else null
+  float m[kRowSlots], l[kRowSlots];
+  alignas(64) float p[kTileRows][kBlock];  // scores, then their powers of 2
+};
+
+// Where the rows of o_b go: out = o_b, or, if keep is given, out = keep * out + add * o_b.
+struct Destination {
+  float* out[kTileRows];
+  const float* keep;
+  const float* add;
+};
+
+// U steps of the product below.
+template <int U, int LR, int LK, int R, int V, class T>
+INLINE void multiply_steps(Vf (&acc)[R][V], const float* a, const T* const (&b)[V], int64_t offset, int64_t step) {
+#pragma GCC unroll 16
+  for (int u = 0; u < U; ++u) {
+    Vf row[V];
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) row[v] = load(b[v] + offset + u * step);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const Vf s = set1(a[r * LR + u * LK]);
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) acc[r][v] = fma(s, row[v], acc[r][v]);
+    }
+  }
+}
+
+// kPage rows of `width` floats, ld apart.
+struct PageOfRows {
+  const float* rows;
+  int64_t width, ld;
+};
+
+// Reads a page of rows line by line, in the order of memory, while an earlier page is worked on: processors whose own
+// prefetching follows loads in order, but not prefetches (Zen), read keys, whose lines are crossed, at a third of the
+// speed without. What comes later still is prefetched into the second-level cache.
+class Touch {
+ public:
+  // Whole lines of the rows from `row` on.
+  INLINE Touch(const PageOfRows& page, int64_t row)
+      : at_(page.rows + row * page.ld),
+        in_row_(page.width / kLine),
+        skip_(page.ld - in_row_ * kLine),
+        left_(in_row_),
+        rows_left_(kPage - row) {}
+  // The next N lines, as far as there are any.
+  template <int N>
+  INLINE void lines() {
+    if (N > 1 && left_ < N) {
+      lines<N / 2>();
+      return lines<N - N / 2>();
+    }
+    if (left_ == 0) return;
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) line(at_ + i * kLine);
+    at_ += N * kLine;
+    left_ -= N;
+    if (left_ == 0 && --rows_left_ > 0) {
+      at_ += skip_;
+      left_ = in_row_;
+    }
+  }
+
+ private:
+  static constexpr int kLater = 2048;
+  static INLINE void line(const float* at) {
+    for (int i = 0; i < kLine; i += kLanes) touch(at + i);
+    __builtin_prefetch(at + kLater, 0, 2);
+  }
+  const float* at_;
+  const int64_t in_row_, skip_;
+  int64_t left_, rows_left_;
+};
+
+// Memory that a product fetches towards the second-level cache while it computes, some of it in each of its steps: all
+// at once would hold up the loads of the product itself.
+struct Later {
+  const char* next;
+  int64_t step;
+  INLINE void fetch() {
+    __builtin_prefetch(next, 0, 2);
+    next += step;
+  }
+};
+struct Nothing {};
+
+// Pages that are read after the ones at hand, laid out like them: each step fetches what it would read there.
+template <int V>
+struct After {
+  const char* page[V];
+};
+
+template <int U, int V, class T>
+INLINE void fetch(Nothing, int64_t, int64_t, const T* const (&)[V]) {}
+template <int U, int V, class T>
+INLINE void fetch(Later& later, int64_t, int64_t, const T* const (&)[V]) {
+  later.fetch();
+}
+template <int U, int V, class T>
+INLINE void fetch(const After<V>& after, int64_t offset, int64_t step, const T* const (&)[V]) {
+#pragma GCC unroll 16
+  for (int u = 0; u < U; ++u)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; v += kPage / kLanes)  // a line holds the vectors of a page's row, at least
+      __builtin_prefetch(after.page[v] + (offset + u * step) * int64_t(sizeof(T)), 0, 2);
+}
+
+template <int U, int V, class T>
+INLINE void fetch(Touch& next, int64_t, int64_t, const T* const (&)[V]) {
+  next.lines<(U * V * kLanes + kLine - 1) / kLine>();
+}
+
+// acc[r][v] += sum over 0 <= k < n of a[r * LR + k * LK] * B[k][v] in the order of k, each output one chain of fma.
+// B[k][v] is the vector at b[v] + offset + k * step.
+template <int LR, int LK, int R, int V, class T, class Ahead = Nothing>
+INLINE void multiply(Vf (&acc)[R][V], const float* a, const T* const (&b)[V], int64_t step, int64_t n,
+                     Ahead&& ahead = {}, int64_t offset = 0) {
+  constexpr int U = R * V <= kAccumulators / 2 ? 1 : 2;  // small tiles wait for memory: one pointer for each stream
+  for (; n >= U; n -= U, a += U * LK, offset += U * step) {
+    fetch<U>(ahead, offset, step, b);
+    multiply_steps<U, LR, LK>(acc, a, b, offset, step);
+  }
+  for (; n > 0; --n, a += LK, offset += step) multiply_steps<1, LR, LK>(acc, a, b, offset, step);
+}
+
+INLINE float as_number(float x) { return x; }
+INLINE float as_number(int8_t x) { return static_cast<float>(x); }
+INLINE float as_number(BFloat16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float y;
+  __builtin_memcpy(&y, &bits, sizeof y);
+  return y;
+}
+
+// The first n < kLanes of a row, then zeros; touches no other memory.
+INLINE Vf load_first(const float* p, int n) { return load_n(p, n); }
+template <class T>
+INLINE Vf load_first(const T* p, int n) {
+  float x[kLanes];
+  for (int i = 0; i < kLanes; ++i) x[i] = i < n ? as_number(p[i]) : 0.0f;
+  return load(x);
+}
+
+template <class T>
+constexpr bool is_int8 = false;
+template <>
+constexpr bool is_int8<int8_t> = true;
+template <class T>
+constexpr bool is_float = false;
+template <>
+constexpr bool is_float<float> = true;
+
+// int8: the scales of the keys from j on, which stand in one page.
+INLINE const float* scales_of(const void* const* pages, int64_t j, int64_t width) {
+  const auto* page = static_cast<const uint8_t*>(pages[j / kPage]);
+  return reinterpret_cast<const float*>(page + page_scales(width)) + j % kPage;
+}
