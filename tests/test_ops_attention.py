@@ -226,12 +226,15 @@ def test_broadcast_arrays_are_read_in_place(T: int) -> None:
         ((3, 8, 2, 1, 700, 64, 64), {"kv_lengths": [700, 130, 1]}),
         ((1, 1, 1, 300, 300, 64, 64), {"is_causal": True}),
         ((2, 3, 1, 120, 200, 32, 48), {"attn_mask": RNG.random((2, 1, 120, 200)) < 0.5}),
+        ((2, 7, 7, 400, 400, 16, 16), {"is_causal": True}),  # threads without a head help the others
+        ((40, 4, 4, 30, 33, 8, 8), {"kv_lengths": [33, 1, 0, 20] * 10}),  # many small heads
+        ((1, 2, 2, 40, 16400, 128, 8), {}),  # heads so large that there is memory for one at a time
     ],
 )
 def test_threads_do_not_change_a_bit(shape: tuple[int, ...], options: dict[str, Any]) -> None:
     q, k, v = inputs(*shape)
     results = []
-    for n in (1, 2, 3):
+    for n in (1, 2, 3, 5):
         with threads(n):
             results.append(attention(q, k, v, return_weights=True, **options))
     for context, weights in results[1:]:

@@ -166,6 +166,14 @@ std::atomic<int> chosen_threads{0};
 
 }  // namespace
 
+void pause_between(int looks) {
+  if (looks < 2000) {
+    pause_cpu();
+  } else {
+    sched_yield();
+  }
+}
+
 void Barrier::wait(int team_size) {
   const unsigned generation = generation_.load(std::memory_order_acquire);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == team_size) {
@@ -173,13 +181,7 @@ void Barrier::wait(int team_size) {
     generation_.store(generation + 1, std::memory_order_release);
     return;
   }
-  for (int spins = 0; generation_.load(std::memory_order_acquire) == generation; ++spins) {
-    if (spins < 2000) {
-      pause_cpu();
-    } else {
-      sched_yield();
-    }
-  }
+  Team::until([&] { return generation_.load(std::memory_order_acquire) != generation; });
 }
 
 int64_t Shares::take(int thread, uint32_t call, Range part, bool from_end) {
@@ -195,6 +197,18 @@ int64_t Shares::take(int thread, uint32_t call, Range part, bool from_end) {
     // what an item writes is read by others only after a barrier, which orders it
     const uint64_t next = uint64_t{call} << 40 | begin << 20 | end;
     if (state.compare_exchange_weak(now, next, std::memory_order_relaxed)) return static_cast<int64_t>(item);
+  }
+}
+
+int64_t Shares::next(uint32_t call) {
+  constexpr uint64_t kIndex = (uint64_t{1} << 32) - 1;
+  std::atomic<uint64_t>& state = queue_.state;
+  for (uint64_t now = state.load(std::memory_order_relaxed);;) {
+    const uint32_t at = static_cast<uint32_t>(now >> 32);
+    if (at > call) return -1;
+    const uint64_t item = at == call ? now & kIndex : 0;
+    if (state.compare_exchange_weak(now, uint64_t{call} << 32 | (item + 1), std::memory_order_relaxed))
+      return static_cast<int64_t>(item);
   }
 }
 

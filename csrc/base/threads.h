@@ -13,7 +13,11 @@ struct Range {
   int64_t begin, end;
 };
 
-// Spins briefly, then yields: threads that share a core with something else must not burn its time.
+// What a waiting thread does between two looks: spins briefly, then yields, for threads that share a core with
+// something else must not burn its time.
+void pause_between(int looks);
+
+// Where the threads of a team meet.
 class Barrier {
  public:
   void wait(int team_size);
@@ -34,11 +38,14 @@ class Shares {
   // An item of the thread's part, which was `part` at the beginning of call number `call`; -1 if none is left.
   int64_t take(int thread, uint32_t call, Range part, bool from_end);
 
+  // 0, 1, 2 … of call number `call`, each for one thread; -1 once another thread has gone on to the next call.
+  int64_t next(uint32_t call);
+
  private:
   struct alignas(64) Share {
     std::atomic<uint64_t> state{0};
   };
-  Share shares_[kMostThreads];
+  Share shares_[kMostThreads], queue_;
 };
 
 // One thread's view of the region it is in.
@@ -46,10 +53,16 @@ struct Team {
   int ith, nth;
   Barrier* shared;
   Shares* shares = nullptr;
-  uint32_t calls = 0;  // of each()
+  uint32_t calls = 0;  // of each(), and queues
 
   void barrier() {
     if (nth > 1) shared->wait(nth);
+  }
+
+  // Waits until ready(), which another thread of the team brings about.
+  template <typename Ready>
+  static void until(Ready&& ready) {
+    for (int looks = 0; !ready(); ++looks) pause_between(looks);
   }
 
   // This thread's contiguous part of n items.
@@ -72,6 +85,27 @@ struct Team {
       for (int64_t i; (i = shares->take(thread, calls, part(n, thread), other > 0)) >= 0;) body(i);
     }
   }
+};
+
+// Deals items out to the threads, each to the first that is free. All threads go through the same items in the same
+// order, and ask at each whether it is theirs.
+class Queue {
+ public:
+  explicit Queue(Team& team) : team_(team), call_(++team.calls) { mine_ = next(); }
+  bool mine() {
+    if (item_++ != mine_) return false;
+    mine_ = next();
+    return true;
+  }
+
+ private:
+  int64_t next() const {
+    if (team_.nth == 1 || !team_.shares) return item_ + (team_.ith - item_ % team_.nth + team_.nth) % team_.nth;
+    return team_.shares->next(call_);
+  }
+  Team& team_;
+  uint32_t call_;
+  int64_t item_ = 0, mine_;
 };
 
 using RegionBody = void (*)(void* context, Team& team);

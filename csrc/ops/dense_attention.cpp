@@ -1,8 +1,7 @@
 // Two ways through the same kernels, with the same bits:
 //
 //  * many query rows: the keys of a key/value head are packed once into pages, then chunks of up to kRowsAtOnce query
-//    rows walk them. Heads go in waves whose pages fit the cache; the threads pack a wave together, then take chunks
-//    from a shared counter.
+//    rows walk them.
 //  * few query rows (decoding): reading keys and values is all the work. They are used where they stand, the keys as
 //    rows; the blocks of one head are shared out among the threads and merged in order.
 //
@@ -20,8 +19,10 @@ namespace fastattn::dense {
 namespace {
 
 constexpr int64_t kFewRows = 24;          // up to here the second way: two register tiles that turn the keys themselves
-constexpr int64_t kWaveFloats = 1 << 20;  // packed keys and values of a wave: 4 MB
+constexpr int64_t kSlotFloats = 1 << 22;  // packed keys and values of all heads at work: 16 MB, or one head
 constexpr int64_t kMaskedRows = 24;       // rows of a chunk whose mask must be copied
+constexpr int64_t kRowsForCopy = 256;     // from here on it pays to copy values that stand apart
+constexpr int kFirstRows = 12;            // that a kernel begins with; the others it fetches itself
 constexpr int kPagesPerBlock = kBlock / kPage;
 
 struct Geometry {
@@ -150,6 +151,7 @@ struct Chunk {
       gather(q[i], op.q.stride[3], g.D, q_scratch);
       q[i] = q_scratch;
     }
+    for (int64_t d = 0; i < kFirstRows && d < g.D; d += 16) __builtin_prefetch(q[i] + d);
     out[i] = op.out.data + b * op.out.stride[0] + h * op.out.stride[1] + t * op.out.stride[2];
     if (op.weights) weights[i] = op.weights + ((b * g.H + h) * g.T + t) * g.S;
   }
@@ -224,39 +226,74 @@ struct RowPages {
 
 // ---- many rows -----------------------------------------------------------------------------------------------------
 
-struct Wave {
-  std::atomic<int64_t> next_page{0}, next_chunk{0};
-};
-
+// A thread takes a head, packs it into memory of its own, and lets chunk after chunk walk over it: pages stay in that
+// core's cache. Threads that find no more heads help the others, with packing as with chunks. Where heads are so large
+// that memory for one per thread would be too much, some threads only help.
 class ManyRows {
  public:
   ManyRows(const KernelTable& kernel, const Attention& op, Geometry& g, int threads)
       : kernel_(kernel),
         op_(op),
         g_(g),
-        values_(op.v, g.copy_v),
+        values_(op.v, g.copy_v || (op.v.stride[2] > g.Dv && g.rows >= kRowsForCopy)),
         key_page_(Scratch::padded(kPage * g.D)),
         copied_values_(values_.copy ? g.pages : 1),
         heads_(g.B * g.G),
-        wave_heads_(std::clamp<int64_t>(kWaveFloats / std::max<int64_t>(1, head_floats()), 1, heads_)),
-        waves_(static_cast<size_t>((heads_ + wave_heads_ - 1) / wave_heads_)),
-        pointers_(static_cast<size_t>(2 * wave_heads_ * g.pages)),
-        scratch_(wave_heads_ * head_floats() + threads * thread_floats()),
-        pages_(scratch_.take(wave_heads_ * head_floats())),
+        packings_((g.pages + kPagesPerBlock - 1) / kPagesPerBlock),
+        slots_(std::clamp<int64_t>(kSlotFloats / std::max<int64_t>(1, head_floats()), 1, threads)),
+        progress_(static_cast<size_t>(heads_)),
+        pointers_(static_cast<size_t>(2 * slots_ * g.pages)),
+        scratch_(slots_ * head_floats() + threads * thread_floats()),
+        pages_(scratch_.take(slots_ * head_floats())),
         rooms_(scratch_.take(threads * thread_floats())) {}
 
   void run(Team& team) {
     float* room = rooms_ + team.ith * thread_floats();
-    for (size_t w = 0; w < waves_.size(); ++w) {
-      const int64_t first = static_cast<int64_t>(w) * wave_heads_, count = std::min(wave_heads_, heads_ - first);
-      pack_wave(waves_[w], first, count, room);
-      team.barrier();
-      walk_wave(waves_[w], first, count, room);
-      team.barrier();
+    if (team.ith < slots_) own_heads(team.ith, room);
+    for (int64_t head = 0; head < heads_; ++head) {
+      Team::until([&] { return progress(head).next.load(std::memory_order_acquire) != kNotBegun; });
+      work_on(head, room);
     }
   }
 
  private:
+  static constexpr int64_t kNotBegun = -1;
+  struct alignas(64) Progress {
+    std::atomic<int64_t> next{kNotBegun}, packed{0}, walked{0};  // the next item: packings, then chunks
+    int64_t slot = 0;
+  };
+  Progress& progress(int64_t head) { return progress_[static_cast<size_t>(head)]; }
+
+  void own_heads(int64_t slot, float* room) {
+    for (int64_t head, before = -1; (head = next_.fetch_add(1, std::memory_order_relaxed)) < heads_; before = head) {
+      if (before >= 0) await(progress(before).walked, g_.chunks);  // a helper may still be at it
+      progress(head).slot = slot;
+      progress(head).next.store(0, std::memory_order_release);
+      work_on(head, room);
+    }
+  }
+
+  // Takes items until none is left. Late queries see the most keys when attention is causal: they go first, so that no
+  // thread is left with a long one.
+  void work_on(int64_t head, float* room) {
+    Progress& p = progress(head);
+    const int64_t items = packings_ + g_.chunks;
+    for (int64_t i; p.next.load(std::memory_order_relaxed) < items && (i = p.next.fetch_add(1)) < items;) {
+      if (i < packings_) {
+        pack(p.slot, Head(op_, g_, head), i, room);
+        p.packed.fetch_add(1, std::memory_order_release);
+      } else {
+        await(p.packed, packings_);
+        walk_chunk(p.slot, Head(op_, g_, head), items - 1 - i, room);
+        p.walked.fetch_add(1, std::memory_order_release);
+      }
+    }
+  }
+
+  static void await(const std::atomic<int64_t>& count, int64_t all) {
+    Team::until([&] { return count.load(std::memory_order_acquire) == all; });
+  }
+
   int64_t head_floats() const { return g_.pages * key_page_ + copied_values_ * values_.page_floats; }
   int64_t q_floats() const { return g_.copy_q ? Scratch::padded(g_.chunk_rows * g_.D) : 0; }
   int64_t kernel_floats() const { return Scratch::padded(attention_scratch(g_.chunk_rows, g_.D)); }
@@ -267,10 +304,10 @@ class ManyRows {
   const void** key_pointers(int64_t slot) { return pointers_.data() + 2 * slot * g_.pages; }
   const void** value_pointers(int64_t slot) { return key_pointers(slot) + g_.pages; }
 
-  void pack_wave(Wave& wave, int64_t first, int64_t count, float* room) {
-    for (int64_t item; (item = wave.next_page.fetch_add(kPagesPerBlock, std::memory_order_relaxed)) < count * g_.pages;)
-      for (int64_t i = item; i < std::min(item + kPagesPerBlock, count * g_.pages); ++i)
-        pack_page(i / g_.pages, Head(op_, g_, first + i / g_.pages), i % g_.pages, room + q_floats() + kernel_floats());
+  void pack(int64_t slot, const Head& head, int64_t packing, float* room) {
+    const int64_t first = packing * kPagesPerBlock;
+    for (int64_t p = first; p < std::min(first + kPagesPerBlock, g_.pages); ++p)
+      pack_page(slot, head, p, room + q_floats() + kernel_floats());
   }
 
   void pack_page(int64_t slot, const Head& head, int64_t page, float* row_scratch) {
@@ -289,13 +326,6 @@ class ManyRows {
     value_pointers(slot)[page] = values;
   }
 
-  // Late queries see the most keys when attention is causal: they go first, so that no thread is left with a long one.
-  void walk_wave(Wave& wave, int64_t first, int64_t count, float* room) {
-    const int64_t total = count * g_.chunks;
-    for (int64_t i; (i = wave.next_chunk.fetch_add(1, std::memory_order_relaxed)) < total;)
-      walk_chunk(i / g_.chunks, Head(op_, g_, first + i / g_.chunks), g_.chunks - 1 - i % g_.chunks, room);
-  }
-
   void walk_chunk(int64_t slot, const Head& head, int64_t index, float* room) {
     Chunk chunk;
     chunk.fill(op_, g_, head.b, head.index, index, room,
@@ -311,11 +341,12 @@ class ManyRows {
   const Attention& op_;
   const Geometry& g_;
   const RowPages values_;
-  const int64_t key_page_, copied_values_, heads_, wave_heads_;
-  std::vector<Wave> waves_;
+  const int64_t key_page_, copied_values_, heads_, packings_, slots_;  // slots: heads at work
+  std::vector<Progress> progress_;
   std::vector<const void*> pointers_;
   Scratch scratch_;
   float *pages_, *rooms_;
+  alignas(64) std::atomic<int64_t> next_{0};  // head
 };
 
 // ---- few rows ------------------------------------------------------------------------------------------------------

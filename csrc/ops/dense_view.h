@@ -31,6 +31,10 @@ bool rows_contiguous(const View<T, N>& x) {
 
 // n floats that stand `stride` apart, side by side.
 inline void gather(const float* from, int64_t stride, int64_t n, float* to) {
+  if (stride == 1) {
+    std::copy_n(from, n, to);
+    return;
+  }
   for (int64_t i = 0; i < n; ++i) to[i] = from[i * stride];
 }
 
