@@ -127,7 +127,8 @@ void attend(const Node& n, const Heads& a, const Queries& queries, const Pages& 
   kernels().attention(&args);
 }
 
-// Deals work items out to the threads, one after the other: chunks of a causal sequence differ in cost.
+// Deals work items out to the threads, one after the other, the same at every step: what a thread has written or read
+// is in its cache.
 struct Dealer {
   const Team& team;
   int64_t next = 0;
@@ -290,6 +291,25 @@ void run_split(const Node& n, const Heads& a, Frame& f, Team& team, const PagedL
   }
 }
 
+// All work items of a step. Late chunks of a causal sequence see the most keys: they go first, so that no thread is
+// left with a long one.
+template <class Items>
+void read_cache(const Node& n, const Heads& a, Frame& f, Team& team, const PagedLayer& layer, int64_t most,
+                Items items) {
+  for (Family family{0, 0, 0}; family.last < f.batch;) {
+    family = family_of(f, family.last, a.group, most);
+    const int64_t rows = f.length(family.first) * a.group;
+    for (int64_t g = 0; g < a.G; ++g) {
+      if (family.blocks > 0) {
+        if (items.mine()) attend_family(n, a, f, team, layer, family, g);
+        continue;
+      }
+      for (int64_t r = (rows + kChunk - 1) / kChunk * kChunk - kChunk; r >= 0; r -= kChunk)
+        if (items.mine()) attend_sequence(n, a, f, team, layer, family.first, g, r, std::min(rows, r + kChunk));
+    }
+  }
+}
+
 void run_cached(const Node& n, Frame& f, Team& team) {
   Heads a(n, f);
   a.bias = f.state->biases.find(bias_source(n));
@@ -311,56 +331,80 @@ void run_cached(const Node& n, Frame& f, Team& team) {
   // itself.
   if (f.tokens != f.batch || a.group > kChunk || split) team.barrier();
   if (split) return run_split(n, a, f, team, layer);
-  Dealer readers{team};
-  for (Family family{0, 0, 0}; family.last < f.batch;) {
-    family = family_of(f, family.last, a.group, most);
-    const int64_t rows = f.length(family.first) * a.group;
-    for (int64_t g = 0; g < a.G; ++g) {
-      if (family.blocks > 0) {
-        if (readers.mine()) attend_family(n, a, f, team, layer, family, g);
-        continue;
-      }
-      for (int64_t r = 0; r < rows; r += kChunk)
-        if (readers.mine()) attend_sequence(n, a, f, team, layer, family.first, g, r, std::min(rows, r + kChunk));
-    }
-  }
+  if (f.tokens == f.batch) return read_cache(n, a, f, team, layer, most, Dealer{team});
+  read_cache(n, a, f, team, layer, most, Queue(team));
 }
 
-// Without a cache the keys are turned into pages in the shared scratch; the values are read where they are.
+// Attention without a cache: keys are turned into pages in the shared scratch. Values are read where they are; those of
+// long sequences are copied, as the values of one head, which stand a whole row of heads apart, share few sets of a
+// cache.
+struct Uncached {
+  static constexpr int64_t kRowsForCopy = 256;
+  const Frame& f;
+  const HeadSizes& a;
+  int64_t pages = 0;  // of one head, all sequences
+  bool copied = false;
+
+  Uncached(const Frame& frame, const HeadSizes& sizes) : f(frame), a(sizes) {
+    for (int64_t s = 0; s < f.batch; ++s) {
+      pages += page_count(f.length(s));
+      copied |= a.G > 1 && f.length(s) * a.group >= kRowsForCopy;
+    }
+  }
+  int64_t floats() const { return pages * a.G * kPage * (a.D + (copied ? a.Dv : 0)); }
+
+  // Page p of head g of a sequence with `count` pages, of which the first is number `first` of all.
+  float* keys(int64_t first, int64_t count, int64_t g, int64_t p) const {
+    return f.shared + (first * a.G + g * count + p) * a.D * kPage;
+  }
+  float* values(int64_t first, int64_t count, int64_t g, int64_t p) const {
+    return f.shared + (pages * a.G * a.D + (first * a.G + g * count + p) * a.Dv) * kPage;
+  }
+};
+
+void copy_rows(const float* from, int64_t ld, int64_t rows, int64_t width, float* to) {
+  for (int64_t i = 0; i < rows; ++i)
+    std::memcpy(to + i * width, from + i * ld, sizeof(float) * static_cast<size_t>(width));
+}
+
 void run_uncached(const Node& n, Frame& f, Team& team) {
   Heads a(n, f);
   a.bias = f.state->biases.find(bias_source(n));
-  const int64_t ldk = f.cols(n.inputs[1]), ldv = f.cols(n.inputs[2]), page_floats = a.D * kPage;
-  const auto page_at = [&](int64_t first_page, int64_t pages, int64_t g, int64_t p) {
-    return f.shared + (first_page * a.G + g * pages + p) * page_floats;
+  const Uncached room(f, a);
+  const int64_t ldk = f.cols(n.inputs[1]), ldv = f.cols(n.inputs[2]);
+  const auto values_at = [&](int64_t s, int64_t g, int64_t p) {
+    return f.data(n.inputs[2]) + (f.offsets[static_cast<size_t>(s)] + p * kPage) * ldv + g * a.Dv;
   };
   Dealer writers{team};
-  for (int64_t s = 0, first_page = 0; s < f.batch; ++s) {
-    const int64_t T = f.length(s), pages = page_count(T);
+  for (int64_t s = 0, first = 0; s < f.batch; ++s) {
+    const int64_t T = f.length(s), count = page_count(T);
+    const float* k = f.data(n.inputs[1]) + f.offsets[static_cast<size_t>(s)] * ldk;
     for (int64_t g = 0; g < a.G; ++g)
-      for (int64_t p = 0; p < pages; ++p)
-        if (writers.mine())
-          kernels().pack_keys(f.data(n.inputs[1]) + (f.offsets[static_cast<size_t>(s)] + p * kPage) * ldk + g * a.D,
-                              ldk, static_cast<int>(std::min<int64_t>(kPage, T - p * kPage)), a.D,
-                              page_at(first_page, pages, g, p), 0);
-    first_page += pages;
+      for (int64_t p = 0; p < count; ++p) {
+        if (!writers.mine()) continue;
+        const int64_t rows = std::min<int64_t>(kPage, T - p * kPage);
+        kernels().pack_keys(k + p * kPage * ldk + g * a.D, ldk, static_cast<int>(rows), a.D,
+                            room.keys(first, count, g, p), 0);
+        if (room.copied) copy_rows(values_at(s, g, p), ldv, rows, a.Dv, room.values(first, count, g, p));
+      }
+    first += count;
   }
   team.barrier();
-  Dealer readers{team};
-  for (int64_t s = 0, first_page = 0; s < f.batch; ++s) {
+  Queue readers(team);
+  for (int64_t s = 0, first = 0; s < f.batch; ++s) {
     const Queries queries{f.offsets[static_cast<size_t>(s)], f.length(s), 0};
-    const int64_t rows = queries.tokens * a.group, page_total = page_count(queries.tokens);
+    const int64_t rows = queries.tokens * a.group, count = page_count(queries.tokens);
     for (int64_t g = 0; g < a.G; ++g)
       for (int64_t r = 0; r < rows; r += kChunk) {
         if (!readers.mine()) continue;
-        Pages pages(f, team, queries.tokens, ldv);
-        for (int64_t p = 0; p < page_total; ++p) {
-          pages.keys[p] = page_at(first_page, page_total, g, p);
-          pages.values[p] = f.data(n.inputs[2]) + (queries.first + p * kPage) * ldv + g * a.Dv;
+        Pages pages(f, team, queries.tokens, room.copied ? a.Dv : ldv);
+        for (int64_t p = 0; p < count; ++p) {
+          pages.keys[p] = room.keys(first, count, g, p);
+          pages.values[p] = room.copied ? room.values(first, count, g, p) : values_at(s, g, p);
         }
         attend(n, a, queries, pages, g, r, std::min(rows, r + kChunk));
       }
-    first_page += page_total;
+    first += count;
   }
 }
 
@@ -384,20 +428,19 @@ double bytes_of(const PagedLayer& layer, int64_t keys) {
 Needs attention_needs(const Node& n, const Frame& f) {
   const HeadSizes a(n, f);
   Needs needs;
-  int64_t longest = 0, pages = 0;
+  int64_t longest = 0;
   const bool cached = n.attrs.cache >= 0;
   Family family{0, 0, 0};
   for (int64_t s = 0; s < f.batch; ++s) {
     if (cached && s == family.last) family = family_of(f, s, a.group, f.batch);
     const int64_t total = f.length(s) + (n.attrs.cache >= 0 ? f.positions[static_cast<size_t>(s)] : 0);
     longest = std::max(longest, total);
-    pages += page_count(total);
     needs.flops += flops_of(a, f.length(s), total);
     const int64_t again = s == family.first ? 0 : family.blocks * kBlock;  // read with the first of the family
     if (cached) needs.kept_bytes += bytes_of(f.state->cache.layer(n.attrs.cache), total - again);
   }
   const int64_t room = roomy(longest);
-  needs.shared = cached ? 0 : pages * a.G * a.D * kPage;
+  needs.shared = cached ? 0 : Uncached(f, a).floats();
   if (can_split(n, f, a.G, a.group)) needs.shared = partial_floats(a.G * block_count(room), f.tokens * a.group, a.Dv);
   needs.per_thread = Pages::scratch_floats(room, a.D);
   if (has_bias(n)) f.state->biases.of(bias_source(n)).reserve(longest);
