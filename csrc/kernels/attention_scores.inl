@@ -154,8 +154,7 @@ INLINE void mask_by_bias(BlockTile& tile, int r, const float* bias, Vf lowest, i
   tile.even = false;
 }
 
-// Products to scores for a row that sees the whole block; the highest of each lane. bias: from the block's first key
-// on.
+// Products to scores for a row that sees the whole block; the highest of each lane. bias: of the block's keys.
 template <bool Biased>
 INLINE Vf finish_whole(BlockTile& tile, int r, const float* bias) {
   Vf highest[2] = {set1(-kInfinity), set1(-kInfinity)}, lowest[2] = {set1(0.0f), set1(0.0f)};  // NaN is passed over
@@ -324,7 +323,7 @@ void score_block(const AttentionArgs& args, const RowGroup& group, BlockTile& ti
   }
   // Apart from the loops above, so that the processor works on several rows at once.
   if (tile.first == 0 && tile.last == kBlock) {
-    exponentiate_rows(tile, rows, 0, kBlock);
+    exponentiate_rows(tile, rows, 0, kBlock);  // unrolled
   } else {
     exponentiate_rows(tile, rows, tile.first, tile.last);
   }
