@@ -462,6 +462,28 @@ def assert_within(case: Case, weights: Truth, truth: Truth, numpy32: Truth, foun
         assert error <= limit, f"{where}: {key} errs {error:.3g} of {limit:.3g}"
 
 
+@pytest.mark.parametrize("name", ["encoder", "causal", "two-sided", "buckets both ways"])
+def test_copied_values_give_the_same_bits(name: str) -> None:
+    """A long sequence has the values of all sequences beside it copied; alone, the short ones are read in place."""
+    toy, rng = build(CASES["attention"][name], 17, seed=17), np.random.default_rng(3)
+    sequences = [rng.integers(0, ROWS, n).astype(np.int32) for n in (300, 7, 41)]
+
+    def out(backend: Backend, *ids: np.ndarray) -> np.ndarray:
+        session = backend.session(toy)
+        session.capture = True
+        session.start(len(ids))
+        return session.step(list(ids), all_rows=True).taps["out0"]
+
+    truth = out(Backend("reference"), *sequences)
+    numpy32 = out(Backend("reference", dtype=np.float32), *sequences)
+    for backend in NATIVE:
+        with backend.active():
+            together, apart = out(backend, *sequences), [out(backend, ids) for ids in sequences]
+        assert np.array_equal(together, np.concatenate(apart)), backend.name
+        limit = 2 * peak(numpy32 - truth) + ROUNDINGS * EPS * max(1.0, peak(truth))
+        assert peak(together - truth) <= limit, backend.name
+
+
 @pytest.mark.parametrize("rows", [1, 2, 7])
 @pytest.mark.parametrize("vocabulary", [1, 15, 16, 17, 100, 1000])
 def test_output_chooses_the_best_tokens(rows: int, vocabulary: int) -> None:

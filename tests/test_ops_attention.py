@@ -197,7 +197,7 @@ def test_empty_dimensions(empty: int) -> None:
 
 @pytest.mark.usefixtures("each_isa")
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("T", [2, 60])
+@pytest.mark.parametrize("T", [2, 60, 260])  # of 256 rows and more values are copied
 def test_strides_do_not_change_a_bit(layout: str, T: int) -> None:
     q, k, v = inputs(2, 4, 2, T, 37, 12, 20)
     expected = attention(q, k, v, is_causal=True)

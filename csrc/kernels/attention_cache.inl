@@ -12,7 +12,7 @@ void pack_keys(const float* k, int64_t ldk, int count, int64_t D, float* page, i
   }
   for (int t = 0; t < count; ++t) {
     touch_row(k + t * ldk, D);
-    for (int64_t d = 0; d < D; d += 16) __builtin_prefetch(k + (t + kPagesAhead * kPage) * ldk + d);
+    for (int64_t d = 0; d < D; d += kLine) __builtin_prefetch(k + (t + kPagesAhead * kPage) * ldk + d);
   }
   for (int t = 0; t < kPage; t += kLanes)
     for (int64_t d = 0; d < D; d += kLanes) {

@@ -144,15 +144,16 @@ void score_keys(const AttentionArgs& args, const RowGroup& group, BlockTile& til
   }
 }
 
-// Where the bias is -inf a key is masked, also one whose product is NaN or infinite. lowest: of the bias, in each lane.
-INLINE void mask_by_bias(BlockTile& tile, int r, const float* bias, Vf lowest, int from, int to) {
-  const Vf masked = set1(-kInfinity);
-  if (!bits(equal(lowest, masked))) return;
-  float* p = tile.p[r];
-  for (int j = from; j < to; j += kLanes) store(p + j, select(equal(load(bias + j), masked), masked, load(p + j)));
+// Whether a bias, whose lowest in each lane is given, masks keys by being -inf; if so the tile knows.
+INLINE bool masks_keys(BlockTile& tile, int r, const float* bias, Vf lowest) {
+  if (!bits(equal(lowest, set1(-kInfinity)))) return false;
   tile.mask[r] = bias;
   tile.even = false;
+  return true;
 }
+
+// -inf where the bias is, also if the score is NaN or infinite.
+INLINE Vf masked_by(Vf bias, Vf s) { return select(equal(bias, set1(-kInfinity)), bias, s); }
 
 // Products to scores for a row that sees the whole block; the highest of each lane. bias: of the block's keys.
 template <bool Biased>
@@ -173,36 +174,30 @@ INLINE Vf finish_whole(BlockTile& tile, int r, const float* bias) {
       }
       highest[i] = max(s, highest[i]);
     }
-  if (Biased) mask_by_bias(tile, r, bias, min(lowest[0], lowest[1]), 0, kBlock);
+  if (Biased && masks_keys(tile, r, bias, min(lowest[0], lowest[1])))
+    for (int j = 0; j < kBlock; j += kLanes) store(&tile.p[r][j], masked_by(load(bias + j), load(&tile.p[r][j])));
   return max(highest[0], highest[1]);
 }
 
 // The same for any row: softcap, bias, and -inf where it does not see the key.
 Vf finish_scores(const AttentionArgs& args, BlockTile& tile, int r, const float* bias) {
-  const int from = tile.from[r], to = tile.to[r];
-  const int inside = (from + kLanes - 1) / kLanes * kLanes, outside = to / kLanes * kLanes;  // whole vectors between
-  float* p = tile.p[r];
-  const bool capped = args.softcap > 0.0f;
   const Vf cap = set1(args.softcap * kLog2E), unseen = set1(-kInfinity);
   Vf highest = unseen, lowest = set1(0.0f);
-  const auto finish = [&](int j, bool whole) {
-    Vf s = load(p + j);
-    if (capped) s = cap * tanh(s / cap);
+  for (int j = tile.first; j < tile.last; j += kLanes) {
+    const int from = tile.from[r] - j, to = tile.to[r] - j;
+    float* p = &tile.p[r][j];
+    Vf s = load(p);
+    if (args.softcap > 0.0f) s = cap * tanh(s / cap);
     if (bias) {
-      const Vf b = whole ? load(bias + j) : load_lanes(bias + j, from - j, to - j);
+      const Vf b = load_lanes(bias + j, from, to);
       lowest = min(b, lowest);
-      s = fma(b, set1(kLog2E), s);
-      if (!whole) s = select(equal(b, unseen), unseen, s);  // it may be NaN there
+      s = masked_by(b, fma(b, set1(kLog2E), s));
     }
-    if (!whole) s = select(lanes_between(from - j, to - j), s, unseen);
+    s = select(lanes_between(from, to), s, unseen);
     highest = max(s, highest);
-    store(p + j, s);
-  };
-  int j = tile.first;
-  for (; j < inside; j += kLanes) finish(j, false);
-  for (; j < outside; j += kLanes) finish(j, true);
-  for (; j < tile.last; j += kLanes) finish(j, false);
-  if (bias) mask_by_bias(tile, r, bias, lowest, inside, outside);
+    store(p, s);
+  }
+  if (bias) masks_keys(tile, r, bias, lowest);
   return highest;
 }
 

@@ -336,10 +336,8 @@ void run_cached(const Node& n, Frame& f, Team& team) {
 }
 
 // Attention without a cache: keys are turned into pages in the shared scratch. Values are read where they are; those of
-// long sequences are copied, as the values of one head, which stand a whole row of heads apart, share few sets of a
-// cache.
+// long sequences, which stand a whole row of heads apart, are copied.
 struct Uncached {
-  static constexpr int64_t kRowsForCopy = 256;
   const Frame& f;
   const HeadSizes& a;
   int64_t pages = 0;  // of one head, all sequences

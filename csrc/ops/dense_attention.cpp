@@ -21,7 +21,6 @@ namespace {
 constexpr int64_t kFewRows = 24;          // up to here the second way: two register tiles that turn the keys themselves
 constexpr int64_t kSlotFloats = 1 << 22;  // packed keys and values of all heads at work: 16 MB, or one head
 constexpr int64_t kMaskedRows = 24;       // rows of a chunk whose mask must be copied
-constexpr int64_t kRowsForCopy = 256;     // from here on it pays to copy values that stand apart
 constexpr int kFirstRows = 12;            // that a kernel begins with; the others it fetches itself
 constexpr int kPagesPerBlock = kBlock / kPage;
 

@@ -290,9 +290,41 @@ void check_nan(int64_t S, int64_t at, bool others_masked) {
   }
 }
 
+// 2^x as attention takes it: with a first key of score 0, and values that pick one key each, results are the powers.
+void check_powers() {
+  const int64_t S = kBlock, Dv = S - 1;
+  Problem p(1, S, 1, Dv, false, 1);
+  p.lo[0] = 0, p.hi[0] = S;
+  p.args.scale = 1.0f, p.args.softcap = 0.0f, p.args.weights = nullptr;
+  p.q[0][0] = 1.0f;
+  for (int64_t j = 0; j < S; ++j)
+    for (int64_t c = 0; c < Dv; ++c) p.v[size_t(j / kPage)][j % kPage * Dv + c] = j == c + 1 ? 1.0f : 0.0f;
+  Array partials(partial_floats(1, 1, Dv));
+  double worst = 0.0;
+  for (int round = 0; round < 4000; ++round) {
+    for (int64_t j = 0; j < S; ++j) {
+      const float low = round % 2 ? -1.0f : -100.0f;
+      p.k[size_t(j / kPage)][j % kPage] = j ? std::uniform_real_distribution<float>(low, 0.0f)(generator()) : 0.0f;
+    }
+    kernels().attention_partial(&p.args, 0, 1, partials);
+    for (int64_t c = 0; c < Dv; ++c) {
+      const float x = 1.44269502f * p.k[size_t((c + 1) / kPage)][(c + 1) % kPage], got = partials[2 + c];
+      const double want = std::exp2(double(x));
+      if (x < -126.0f) {
+        report(got == 0.0f || x >= -126.5f, "2^%.9g is %.9g, expected 0", double(x), double(got));
+      } else {
+        worst = std::fmax(worst, std::fabs(got - want) / std::ldexp(1.0, int(std::floor(double(x))) - 23));
+      }
+    }
+  }
+  report(worst <= 1.5, "powers of 2: %.3g ULP, allowed 1.5", worst);
+  std::printf("  %-10s worst error %.3g ULP\n", "2^x", worst);
+}
+
 }  // namespace
 
 void test_attention() {
+  check_powers();
   int variant = 0;
   for (int rows : {1, 2, 3, 4, 5, 6, 7, 13})
     for (int64_t S : {1, 5, 16, 17, 33, 128, 129, 300}) {
