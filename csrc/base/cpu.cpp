@@ -38,6 +38,15 @@ bool x86_supports(const char* isa) {
   if (!std::strcmp(isa, "avx512vnni")) return avx512 && all_set(c, kVnni);
   return false;
 }
+
+// The family of an AMD processor (0x19: Zen 3 and 4, 0x1a: Zen 5), 0 for any other.
+unsigned amd_family() {
+  unsigned a, b, c, d;
+  if (!__get_cpuid(0, &a, &b, &c, &d) || b != 0x68747541 || d != 0x69746e65 || c != 0x444d4163)
+    return 0;  // AuthenticAMD
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
+  return (a >> 8 & 0xf) + (a >> 20 & 0xff);
+}
 #endif
 
 }  // namespace
@@ -59,6 +68,15 @@ int64_t cache_bytes(int level) {
   bytes = sysconf(level == 1 ? _SC_LEVEL1_DCACHE_SIZE : _SC_LEVEL2_CACHE_SIZE);
 #endif
   return bytes > 0 ? bytes : level == 1 ? 32 * 1024 : 1024 * 1024;
+}
+
+bool prefetches_lead() {
+#if defined(__x86_64__)
+  static const bool zen5 = amd_family() >= 0x1a;
+  return zen5;
+#else
+  return false;
+#endif
 }
 
 }  // namespace fastattn

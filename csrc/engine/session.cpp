@@ -244,10 +244,8 @@ void Session::reserve_pages() {
 }
 
 void Session::copy_pages(const Team& team) {
-  const Range mine = team.split(state_.cache.page_bytes() / 64);
-  for (const auto& [from, to] : copies_)
-    std::memcpy(state_.cache.data(to) + mine.begin * 64, state_.cache.data(from) + mine.begin * 64,
-                static_cast<size_t>(mine.end - mine.begin) * 64);
+  const Range mine = team.split(state_.cache.strip_count());
+  for (const auto& [from, to] : copies_) state_.cache.copy(from, to, mine.begin, mine.end);
 }
 
 void Session::prepare_results(const Program& program, const Select& select) {

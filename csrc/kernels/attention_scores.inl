@@ -20,35 +20,29 @@ bool open_block(const AttentionArgs& args, int64_t begin, const RowGroup& group,
   return any;
 }
 
-// The page of keys or values that is `distance` pages after that of `key`; the last ones have none, and give
-// themselves.
-template <class T>
-INLINE const T* page_after(const void* const* pages, const RowGroup& group, int64_t key, int64_t distance) {
-  const int64_t page = key / kPage;
-  return static_cast<const T*>(pages[page + distance < group.pages ? page + distance : page]);
-}
-
 INLINE int64_t pages_of(int64_t keys) { return (keys + kPage - 1) / kPage; }
 
-// So many pages ahead that they and those at hand stay in the first-level cache.
-template <class T>
-INLINE int64_t pages_ahead(int64_t width, int64_t bytes) {
-  return maximum(1, bytes / (kPage * maximum(width, 1) * int64_t(sizeof(T))));
-}
-
-// Rows are read in this order: the keys of a block, its values, the keys of the next block. What is read while a page
-// of keys, or of values, is worked on:
-INLINE PageOfRows after_keys(const AttentionArgs& args, const BlockTile& tile, int64_t page) {
-  const int64_t end = pages_of(tile.begin + tile.last), next = page + pages_ahead<float>(args.D, kTouchedBytes);
+// Pages are read in this order: the keys of a block, its values, the keys of the next block. What is read `ahead` pages
+// after a page of keys, or of values:
+INLINE PageOfRows after_keys(const AttentionArgs& args, const BlockTile& tile, int64_t page, int64_t ahead) {
+  const int64_t end = pages_of(tile.begin + tile.last), next = page + ahead;
   if (next < end) return {static_cast<const float*>(args.k_pages[next]), args.D, args.ldk};
   const int64_t first = (tile.begin + tile.first) / kPage;
   return {static_cast<const float*>(args.v_pages[minimum(first + next - end, end - 1)]), args.Dv, args.ldv};
 }
-INLINE PageOfRows after_values(const AttentionArgs& args, const RowGroup& group, const BlockTile& tile, int64_t page) {
-  const int64_t end = pages_of(tile.begin + tile.last), next = page + pages_ahead<float>(args.Dv, kTouchedBytes);
+INLINE PageOfRows after_values(const AttentionArgs& args, const RowGroup& group, const BlockTile& tile, int64_t page,
+                               int64_t ahead) {
+  const int64_t end = pages_of(tile.begin + tile.last), next = page + ahead;
   if (next < end) return {static_cast<const float*>(args.v_pages[next]), args.Dv, args.ldv};
   if (next < group.pages) return {static_cast<const float*>(args.k_pages[next]), args.D, args.ldk};
-  return {nullptr, 0, 0};
+  return {static_cast<const float*>(args.v_pages[page]), 0, args.ldv};  // nothing comes after it
+}
+
+// So many pages of rows of `width` that they and those at hand stay in the first-level cache.
+template <class T>
+INLINE int64_t pages_ahead(const AttentionArgs& args, int64_t width) {
+  const int64_t bytes = args.ldk && !args.near ? kBytesTouched : kBytesAhead;
+  return maximum(1, bytes / (kPage * maximum(width, 1) * int64_t(sizeof(T))));
 }
 
 // The same pointer, of which the compiler knows nothing.
@@ -65,7 +59,7 @@ void score_key_rows(const AttentionArgs& args, const RowGroup& group, BlockTile&
   for (int key = tile.first; key < tile.last; key += kLanes) {
     const int64_t j = tile.begin + key;
     const float* k = static_cast<const float*>(args.k_pages[j / kPage]) + j % kPage * ld;
-    Touch next(after_keys(args, tile, j / kPage), j % kPage);
+    Touch next(after_keys(args, tile, j / kPage, pages_ahead<float>(args, args.D)), j % kPage, args.near);
     Vf acc[R];
     for (int r = 0; r < R; ++r) acc[r] = set1(0.0f);
     int64_t d = 0;
@@ -125,10 +119,12 @@ void score_keys(const AttentionArgs& args, const RowGroup& group, BlockTile& til
       multiply_keys(acc, group.q, k, args.D,
                     Later{page + key % (kBlock / 2) * args.D * int64_t(sizeof(T)) / 4, 16 * sizeof(T)});
     } else {
+      const int64_t ahead = pages_ahead<T>(args, args.D);
       After<V> after;
+      after.near = args.near;
       for (int v = 0; v < V; ++v)
-        after.page[v] = reinterpret_cast<const char*>(
-            page_after<T>(args.k_pages, group, tile.begin + key + v * kLanes, V * kLanes / kPage));
+        after.page[v] =
+            reinterpret_cast<const char*>(after_keys(args, tile, (tile.begin + key + v * kLanes) / kPage, ahead).rows);
       multiply_keys(acc, group.q, k, args.D, after);
     }
     if constexpr (is_int8<T>) {
@@ -299,6 +295,8 @@ template <class T, int R>
 void score_block(const AttentionArgs& args, const RowGroup& group, BlockTile& tile) {
   if (is_float<T> && args.ldk) {
     score_key_rows<R>(args, group, tile);
+  } else if (group.pages) {
+    score_keys<T, R, widest(R, kPage)>(args, group, tile, tile.first);  // one page after the other: a single stream
   } else {
     score_keys<T, R, widest(R, kTileColumns)>(args, group, tile, tile.first);
   }

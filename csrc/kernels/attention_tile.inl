@@ -6,7 +6,8 @@ constexpr int kTileColumns = 64;  // keys that one register tile covers at most;
 constexpr int kRowSlots = 16;     // kTileRows, rounded up to whole vectors
 constexpr int kBlockPages = kBlock / kPage;
 constexpr int kMostPagedColumns = 256;   // of values that are summed a page at a time
-constexpr int kTouchedBytes = 4 * 1024;  // how far ahead of their use rows are read
+constexpr int kBytesAhead = 8 * 1024;    // how far ahead of their use pages are fetched
+constexpr int kBytesTouched = 4 * 1024;  // the same for rows that are touched
 constexpr int kLine = 16;                // floats of a line of the cache
 constexpr int kRun = 16;                 // d that stand side by side in a row's query
 constexpr int kGroups = 16;              // groups of rows that share the walk over the blocks
@@ -67,14 +68,14 @@ struct PageOfRows {
   int64_t width, ld;
 };
 
-// Reads a page of rows line by line, in the order of memory, while an earlier page is worked on: processors whose own
-// prefetching follows loads in order, but not prefetches (Zen), read keys, whose lines are crossed, at a third of the
-// speed without. What comes later still is prefetched into the second-level cache.
+// Reads a page of rows line by line, in the order of memory, while an earlier page is worked on. Lines are touched, and
+// what comes later still is prefetched into the second-level cache; or they are prefetched (AttentionArgs::near).
 class Touch {
  public:
   // Whole lines of the rows from `row` on.
-  INLINE Touch(const PageOfRows& page, int64_t row)
-      : at_(page.rows + row * page.ld),
+  INLINE Touch(const PageOfRows& page, int64_t row, bool near)
+      : near_(near),
+        at_(page.rows + row * page.ld),
         in_row_(page.width / kLine),
         skip_(page.ld - in_row_ * kLine),
         left_(in_row_),
@@ -99,10 +100,12 @@ class Touch {
 
  private:
   static constexpr int kLater = 2048;
-  static INLINE void line(const float* at) {
+  INLINE void line(const float* at) const {
+    if (near_) return __builtin_prefetch(at, 0, 3);
     for (int i = 0; i < kLine; i += kLanes) touch(at + i);
     __builtin_prefetch(at + kLater, 0, 2);
   }
+  const bool near_;
   const float* at_;
   const int64_t in_row_, skip_;
   int64_t left_, rows_left_;
@@ -124,6 +127,7 @@ struct Nothing {};
 template <int V>
 struct After {
   const char* page[V];
+  bool near;
 };
 
 template <int U, int V, class T>
@@ -132,13 +136,18 @@ template <int U, int V, class T>
 INLINE void fetch(Later& later, int64_t, int64_t, const T* const (&)[V]) {
   later.fetch();
 }
+template <int kLevel, int V, class T>
+INLINE void fetch_row(const After<V>& after, int64_t offset, const T*) {
+#pragma GCC unroll 8
+  for (int v = 0; v < V; v += kPage / kLanes)  // a line holds the vectors of a page's row, at least
+    __builtin_prefetch(after.page[v] + offset * int64_t(sizeof(T)), 0, 4 - kLevel);
+}
 template <int U, int V, class T>
 INLINE void fetch(const After<V>& after, int64_t offset, int64_t step, const T* const (&)[V]) {
+  const T* type = nullptr;
 #pragma GCC unroll 16
   for (int u = 0; u < U; ++u)
-#pragma GCC unroll 8
-    for (int v = 0; v < V; v += kPage / kLanes)  // a line holds the vectors of a page's row, at least
-      __builtin_prefetch(after.page[v] + (offset + u * step) * int64_t(sizeof(T)), 0, 2);
+    after.near ? fetch_row<1>(after, offset + u * step, type) : fetch_row<2>(after, offset + u * step, type);
 }
 
 template <int U, int V, class T>
@@ -146,12 +155,31 @@ INLINE void fetch(Touch& next, int64_t, int64_t, const T* const (&)[V]) {
   next.lines<(U * V * kLanes + kLine - 1) / kLine>();
 }
 
+template <class T>
+struct BareOf {
+  using type = T;
+};
+template <class T>
+struct BareOf<T&> : BareOf<T> {};
+template <class T>
+struct BareOf<const T> : BareOf<T> {};
+template <class T>
+using Bare = typename BareOf<T>::type;
+
+// Tiles that wait for memory do so best in single steps, with one pointer for each stream.
+template <class Ahead>
+constexpr bool kWaits = false;
+template <>
+constexpr bool kWaits<Touch> = true;
+template <int V>
+constexpr bool kWaits<After<V>> = true;
+
 // acc[r][v] += sum over 0 <= k < n of a[r * LR + k * LK] * B[k][v] in the order of k, each output one chain of fma.
 // B[k][v] is the vector at b[v] + offset + k * step.
 template <int LR, int LK, int R, int V, class T, class Ahead = Nothing>
 INLINE void multiply(Vf (&acc)[R][V], const float* a, const T* const (&b)[V], int64_t step, int64_t n,
                      Ahead&& ahead = {}, int64_t offset = 0) {
-  constexpr int U = R * V <= kAccumulators / 2 ? 1 : 2;  // small tiles wait for memory: one pointer for each stream
+  constexpr int U = kWaits<Bare<Ahead>> || R * V <= kAccumulators / 2 ? 1 : 2;
   for (; n >= U; n -= U, a += U * LK, offset += U * step) {
     fetch<U>(ahead, offset, step, b);
     multiply_steps<U, LR, LK>(acc, a, b, offset, step);

@@ -1,5 +1,17 @@
 // The second half of a block: the products of the powers with the values.
 
+// What is read after V vectors of columns of the values from key j on, until the end of their page.
+template <class T, int V>
+INLINE After<V> values_after(const AttentionArgs& args, const RowGroup& group, const BlockTile& tile, int64_t j,
+                             int64_t column) {
+  const PageOfRows page = after_values(args, group, tile, j / kPage, pages_ahead<T>(args, args.Dv));
+  const char* next = reinterpret_cast<const char*>(page.rows) + (j % kPage * args.ldv + column) * int64_t(sizeof(T));
+  After<V> after;
+  after.near = args.near;
+  for (int v = 0; v < V; ++v) after.page[v] = next + v * kLanes * int64_t(sizeof(T));
+  return after;
+}
+
 // acc[r] += sum of p[r][j] v[j] over keys from <= j < to, in order, for V vectors of columns from `column` on.
 template <class T, int R, int V>
 INLINE void add_values(Vf (&acc)[R][V], const AttentionArgs& args, const RowGroup& group, const BlockTile& tile, int r0,
@@ -18,14 +30,10 @@ INLINE void add_values(Vf (&acc)[R][V], const AttentionArgs& args, const RowGrou
     } else {
       const T* columns[V];
       for (int v = 0; v < V; ++v) columns[v] = values + v * kLanes;
-      if (!group.pages) {
+      if (!group.pages || (R == 1 && args.near && !args.ldk)) {
         multiply<kBlock, 1>(acc, p, columns, args.ldv, n);
       } else {
-        const int64_t distance = pages_ahead<T>(args.Dv, 8 * 1024);
-        const T* next = page_after<T>(args.v_pages, group, j, distance) + j % kPage * args.ldv + column;
-        After<V> after;
-        for (int v = 0; v < V; ++v) after.page[v] = reinterpret_cast<const char*>(next + v * kLanes);
-        multiply<kBlock, 1>(acc, p, columns, args.ldv, n, after);
+        multiply<kBlock, 1>(acc, p, columns, args.ldv, n, values_after<T, V>(args, group, tile, j, column));
       }
     }
     from += n;
@@ -147,7 +155,8 @@ __attribute__((noinline)) void value_pages(const AttentionArgs& args, const RowG
     const int64_t j = tile.begin + from;
     n = static_cast<int>(minimum(kPage - j % kPage, tile.seen_to - from));
     const float* values = static_cast<const float*>(args.v_pages[j / kPage]) + j % kPage * args.ldv;
-    ValueRows page = {from, n, values, Touch(after_values(args, group, tile, j / kPage), 0)};
+    const PageOfRows after = after_values(args, group, tile, j / kPage, pages_ahead<float>(args, args.Dv));
+    ValueRows page = {from, n, values, Touch(after, 0, args.near)};
     page_columns<R, widest(R, 2 * kTileColumns)>(args, tile, page, 0, partial, to);
   }
 }
@@ -187,10 +196,12 @@ INLINE void value_block_of(const AttentionArgs& args, const RowGroup& group, Blo
     if (group.rows < R) return value_block_of<T, R - 1>(args, group, tile, to);
   }
   tile.shared = rows_share_values<T>(args, tile, R);
-  if constexpr (is_float<T> && R > 2)  // two rows have room for the sums of 128 columns, and read in order anyway
-    if (args.ldk && group.pages && tile.shared && args.Dv % kLanes == 0 && args.Dv <= kMostPagedColumns)
+  constexpr int V = widest(R, 2 * kTileColumns);
+  if constexpr (is_float<T> && R > 2)  // two rows have room for the sums of 128 columns
+    if (group.pages && tile.shared && (args.ldk || args.Dv > V * kLanes) && args.Dv % kLanes == 0 &&
+        args.Dv <= kMostPagedColumns)
       return value_pages<R>(args, group, tile, to);
-  value_columns<T, R, widest(R, 2 * kTileColumns)>(args, group, tile, 0, to);
+  value_columns<T, R, V>(args, group, tile, 0, to);
 }
 
 void value_block(const AttentionArgs& args, const RowGroup& group, BlockTile& tile, const Destination& to) {

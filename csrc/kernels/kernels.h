@@ -115,6 +115,7 @@ struct AttentionArgs {
   float* scratch;         // attention_scratch(rows, D) floats
   DType type = DType::float32;  // of the pages; others than float32 have ldv = Dv and ldk = 0
   int64_t ldk = 0;
+  bool near = false;  // what is read next is prefetched into the first-level cache: see prefetches_lead()
 };
 
 // A part of a walk over the blocks: [first, last) of them, as far as the rows see any. Rows go on from where the part

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/cpu.h"
 #include "dispatch/dispatch.h"
 #include "ops/graph_ops.h"
 
@@ -98,7 +99,9 @@ class Rows {
             out_ + begin,
             a_.record ? weights_ + begin : nullptr,
             pages.room,
-            pages.type};
+            pages.type,
+            0,
+            prefetches_lead()};
   }
 
  private:
@@ -136,10 +139,9 @@ struct Dealer {
 };
 
 // Writes `count` tokens into columns from `column` of a page, rounded to the layer's type.
-void append_rounded(const PagedLayer& layer, uint8_t* page, int64_t g, int64_t column, const float* k, int64_t ldk,
-                    const float* v, int64_t ldv, int64_t count) {
+void append_rounded(const PagedLayer& layer, uint8_t* keys, uint8_t* values, int64_t column, const float* k,
+                    int64_t ldk, const float* v, int64_t ldv, int64_t count) {
   const int64_t element = layer.type == DType::int8 ? 1 : 2;
-  uint8_t *keys = page + layer.key_offset(g), *values = page + layer.value_offset(g);
   auto* key_scales = reinterpret_cast<float*>(keys + page_scales(layer.key_size));
   auto* value_scales = reinterpret_cast<float*>(values + page_scales(layer.value_size));
   for (int64_t i = 0; i < count; ++i) {
@@ -160,18 +162,18 @@ void append(const Node& n, Frame& f, const PagedLayer& layer, PagePool& pool, co
   const float* v = f.data(n.inputs[static_cast<size_t>(value_input)]) + first * ldv + g * layer.value_size;
   for (int64_t t = 0; t < tokens;) {
     const int64_t at = position + t, column = at % kPage, count = std::min(tokens - t, kPage - column);
-    uint8_t* page = pool.data(pages[static_cast<size_t>(at / kPage)]);
+    const int32_t page = pages[static_cast<size_t>(at / kPage)];
+    uint8_t *keys = pool.keys(page, layer, g), *values = pool.values(page, layer, g);
     if (layer.type != DType::float32) {
-      append_rounded(layer, page, g, column, k + t * ldk, ldk, v + t * ldv, ldv, count);
+      append_rounded(layer, keys, values, column, k + t * ldk, ldk, v + t * ldv, ldv, count);
       t += count;
       continue;
     }
-    kernels().pack_keys(k + t * ldk, ldk, static_cast<int>(count), layer.key_size,
-                        reinterpret_cast<float*>(page + layer.key_offset(g)), static_cast<int>(column));
-    float* values = reinterpret_cast<float*>(page + layer.value_offset(g)) + column * layer.value_size;
+    kernels().pack_keys(k + t * ldk, ldk, static_cast<int>(count), layer.key_size, reinterpret_cast<float*>(keys),
+                        static_cast<int>(column));
+    const size_t bytes = static_cast<size_t>(layer.value_size) * sizeof(float);
     for (int64_t i = 0; i < count; ++i)
-      std::memcpy(values + i * layer.value_size, v + (t + i) * ldv,
-                  static_cast<size_t>(layer.value_size) * sizeof(float));
+      std::memcpy(values + static_cast<size_t>(column + i) * bytes, v + (t + i) * ldv, bytes);
     t += count;
   }
 }
@@ -182,9 +184,9 @@ Pages pages_of(Frame& f, const Team& team, const PagePool& pool, const PagedLaye
   Pages pages(f, team, total, layer.value_size);
   pages.type = layer.type;
   for (int64_t p = from; p < page_count(total); ++p) {
-    const uint8_t* page = pool.data(ids[static_cast<size_t>(p)]);
-    pages.keys[p] = page + layer.key_offset(g);
-    pages.values[p] = page + layer.value_offset(g);
+    const int32_t page = ids[static_cast<size_t>(p)];
+    pages.keys[p] = pool.keys(page, layer, g);
+    pages.values[p] = pool.values(page, layer, g);
   }
   return pages;
 }

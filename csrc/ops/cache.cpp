@@ -1,40 +1,46 @@
 #include "ops/cache.h"
 
 #include <algorithm>
+#include <cstring>
+#include <functional>
+#include <numeric>
 
 namespace fastattn {
 
 void PagePool::set_layers(std::vector<PagedLayer> layers, DType type) {
   layers_ = std::move(layers);
+  strips_.clear();
   page_bytes_ = 0;
-  for (PagedLayer& layer : layers_) {  // every head of every layer starts on a cache line
+  for (PagedLayer& layer : layers_) {  // every strip starts on a cache line
     layer.type = type;
     layer.offset = page_bytes_;
     page_bytes_ += layer.bytes();
+    for (int64_t g = 0; g < layer.heads; ++g) strips_.push_back({layer.key_offset(g), layer.key_bytes()});
+    for (int64_t g = 0; g < layer.heads; ++g) strips_.push_back({layer.value_offset(g), layer.value_bytes()});
   }
 }
 
 void PagePool::grow() {
-  constexpr int64_t kLargestChunk = int64_t{64} << 20;  // bytes
-  const int64_t doubled = std::max<int64_t>(16, static_cast<int64_t>(pages_.size()));
+  constexpr int64_t kLargestChunk = int64_t{32} << 20;  // bytes
+  const int64_t doubled = std::max<int64_t>(16, static_cast<int64_t>(places_.size()));
   const int64_t count = std::max<int64_t>(1, std::min(doubled, kLargestChunk / std::max<int64_t>(page_bytes_, 1)));
   Buffer<uint8_t> chunk(static_cast<size_t>(count * page_bytes_));
-  const size_t first = pages_.size(), pages = first + static_cast<size_t>(count);
+  const size_t first = places_.size(), pages = first + static_cast<size_t>(count);
   chunks_.reserve(chunks_.size() + 1);
-  pages_.reserve(pages);
+  places_.reserve(pages);
   references_.reserve(pages);
   free_.reserve(pages);  // from here on nothing throws
-  pages_.resize(pages);
   references_.resize(pages, 0);
-  for (int64_t i = count - 1; i >= 0; --i) {
-    pages_[first + static_cast<size_t>(i)] = chunk.data() + i * page_bytes_;
-    free_.push_back(static_cast<int32_t>(first + static_cast<size_t>(i)));
+  for (int64_t i = 0; i < count; ++i) {  // ascending numbers are a heap
+    places_.push_back({chunk.data(), i, count});
+    free_.push_back(static_cast<int32_t>(first) + static_cast<int32_t>(i));
   }
   chunks_.push_back(std::move(chunk));
 }
 
 int32_t PagePool::take() {
   if (free_.empty()) grow();
+  std::pop_heap(free_.begin(), free_.end(), std::greater<>());
   const int32_t page = free_.back();
   free_.pop_back();
   references_[static_cast<size_t>(page)] = 1;
@@ -42,13 +48,22 @@ int32_t PagePool::take() {
 }
 
 void PagePool::release_all() noexcept {
-  free_.clear();
-  for (size_t page = pages_.size(); page-- > 0;) free_.push_back(static_cast<int32_t>(page));
+  free_.resize(places_.size());
+  std::iota(free_.begin(), free_.end(), 0);
   std::fill(references_.begin(), references_.end(), 0);
 }
 
 void PagePool::release(int32_t page) {
-  if (--references_[static_cast<size_t>(page)] == 0) free_.push_back(page);
+  if (--references_[static_cast<size_t>(page)] > 0) return;
+  free_.push_back(page);
+  std::push_heap(free_.begin(), free_.end(), std::greater<>());
+}
+
+void PagePool::copy(int32_t from, int32_t to, int64_t begin, int64_t end) const {
+  for (int64_t i = begin; i < end; ++i) {
+    const Strip& part = strips_[static_cast<size_t>(i)];
+    std::memcpy(strip(to, part), strip(from, part), static_cast<size_t>(part.bytes));
+  }
 }
 
 int32_t State::take_memory() {

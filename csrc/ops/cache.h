@@ -10,44 +10,68 @@
 
 namespace fastattn {
 
-// Keys and values of one layer inside a page: G heads of keys [D][kPage], then G heads of values [kPage][Dv], each of
-// page_bytes(type, width) bytes (kernels.h). offset in bytes.
+// The strips of kPage keys, [D][kPage], or of kPage values, [kPage][Dv], of one head, page_bytes(type, width) bytes
+// each (kernels.h). A layer has those of its keys first, one for each head, then those of its values; `offset` is where
+// they begin when the strips of one page are laid side by side, in bytes.
 struct PagedLayer {
   int64_t heads = 0, key_size = 0, value_size = 0, offset = 0;
   DType type = DType::float32;
 
-  int64_t bytes() const { return heads * (page_bytes(type, key_size) + page_bytes(type, value_size)); }
-  int64_t key_offset(int64_t g) const { return offset + g * page_bytes(type, key_size); }
-  int64_t value_offset(int64_t g) const {
-    return offset + heads * page_bytes(type, key_size) + g * page_bytes(type, value_size);
-  }
+  int64_t key_bytes() const { return page_bytes(type, key_size); }
+  int64_t value_bytes() const { return page_bytes(type, value_size); }
+  int64_t bytes() const { return heads * (key_bytes() + value_bytes()); }
+  int64_t key_offset(int64_t g) const { return offset + g * key_bytes(); }
+  int64_t value_offset(int64_t g) const { return offset + heads * key_bytes() + g * value_bytes(); }
 };
 
 // Pages of kPage tokens, each for all layers, counted by reference: beams and shared prefixes hold the same page.
+// Memory comes in chunks of some pages, in which the strips of a head stand one after the other, page by page: a
+// sequence whose pages are neighbours is read as one stream.
 class PagePool {
  public:
   void set_layers(std::vector<PagedLayer> layers, DType type);
   const PagedLayer& layer(int64_t i) const { return layers_[static_cast<size_t>(i)]; }
   size_t layer_count() const { return layers_.size(); }
-  int64_t page_bytes() const { return page_bytes_; }  // a multiple of 64
 
-  int32_t take();  // a page with one reference; its contents are whatever they were
+  int32_t take();  // the first free page, with one reference; its contents are whatever they were
   void retain(int32_t page) { ++references_[static_cast<size_t>(page)]; }
   void release(int32_t page);
   void release_all() noexcept;
   int references(int32_t page) const { return references_[static_cast<size_t>(page)]; }
-  uint8_t* data(int32_t page) const { return pages_[static_cast<size_t>(page)]; }
-  int64_t pages_in_use() const { return static_cast<int64_t>(pages_.size() - free_.size()); }
+  int64_t pages_in_use() const { return static_cast<int64_t>(places_.size() - free_.size()); }
+
+  // Head g's strips, each 64-byte aligned.
+  uint8_t* keys(int32_t page, const PagedLayer& layer, int64_t g) const {
+    return strip(page, {layer.key_offset(g), layer.key_bytes()});
+  }
+  uint8_t* values(int32_t page, const PagedLayer& layer, int64_t g) const {
+    return strip(page, {layer.value_offset(g), layer.value_bytes()});
+  }
+  // Strips [begin, end) of strip_count() of one page become those of another.
+  int64_t strip_count() const { return static_cast<int64_t>(strips_.size()); }
+  void copy(int32_t from, int32_t to, int64_t begin, int64_t end) const;
 
  private:
+  struct Strip {
+    int64_t offset, bytes;
+  };
+  struct Place {
+    uint8_t* chunk;
+    int64_t index, pages;  // of the chunk
+  };
+  uint8_t* strip(int32_t page, Strip strip) const {
+    const Place& place = places_[static_cast<size_t>(page)];
+    return place.chunk + strip.offset * place.pages + strip.bytes * place.index;
+  }
   void grow();
 
   std::vector<PagedLayer> layers_;
-  int64_t page_bytes_ = 0;
+  std::vector<Strip> strips_;
+  int64_t page_bytes_ = 0;  // a multiple of 64
   std::vector<Buffer<uint8_t>> chunks_;
-  std::vector<uint8_t*> pages_;
+  std::vector<Place> places_;
   std::vector<int> references_;
-  std::vector<int32_t> free_;
+  std::vector<int32_t> free_;  // a heap, the lowest first
 };
 
 // The encoder's output for one input, shared by its beams: paged keys and values for cross-attention, and plain rows by

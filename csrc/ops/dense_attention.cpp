@@ -13,6 +13,7 @@
 #include <memory>
 #include <vector>
 
+#include "base/cpu.h"
 #include "dispatch/dispatch.h"
 
 namespace fastattn::dense {
@@ -127,7 +128,7 @@ struct Chunk {
             op.scale, op.softcap,
             out,      op.weights ? weights : nullptr,
             scratch,  DType::float32,
-            ldk};
+            ldk,      prefetches_lead()};
   }
 
   void zero_result(const Attention& op, const Geometry& g) const {

@@ -87,6 +87,7 @@ Problem::Problem(int rows_, int64_t S_, int64_t D_, int64_t Dv_, bool padded, in
           out_rows.data(),
           weight_rows.data(),
           scratch};
+  args.near = random_int(0, 1) == 1;
   for (int64_t j = 0; j < pages * kPage; ++j) {
     bool seen = false;
     for (int r = 0; r < rows; ++r) seen |= lo[size_t(r)] <= j && j < hi[size_t(r)] && !masked(r, j);
@@ -214,6 +215,7 @@ void check_key_rows(const Problem& p, const std::vector<float>& out, const std::
     AttentionArgs args = p.args;
     args.k_pages = pages.data();
     args.ldk = ldk;
+    args.near = random_int(0, 1) == 1;  // how memory is fetched changes no bit
     forget(p);
     kernels().attention(&args);
     report(equal_to(p.out, out) && equal_to(p.weights, weights), "keys as rows, rows=%d S=%ld D=%ld ldk=%ld", p.rows,
@@ -241,6 +243,7 @@ void check_rows_alone(Problem& p, const std::vector<float>& out) {
       if (j < p.lo[size_t(r)] || j >= p.hi[size_t(r)] || p.masked(r, j)) p.spoil(j);
     AttentionArgs one = p.single_row(r);
     one.weights = nullptr;
+    one.near = !p.args.near;
     p.out[size_t(r)].fill(kUntouched);
     kernels().attention(&one);
     report(same_bits(p.out[size_t(r)], out.data() + r * p.Dv, p.Dv), "row %d of %d alone, S=%ld D=%ld Dv=%ld", r,

@@ -98,7 +98,7 @@ void check_attention(DType type, int rows, int64_t S, int64_t D, int64_t Dv, boo
   kernels().attention(&args);
   AttentionArgs floats = args;
   floats.k_pages = kf.pages.data(), floats.v_pages = vf.pages.data(), floats.out = expected_rows.data();
-  floats.type = DType::float32;
+  floats.type = DType::float32, floats.near = true;
   kernels().attention(&floats);
   if (type == DType::bfloat16)
     report(same_bits(out, expected, rows * Dv), "bfloat16 pages, rows=%d S=%ld D=%ld", rows, long(S), long(D));
