@@ -45,6 +45,15 @@ INLINE int64_t pages_ahead(const AttentionArgs& args, int64_t width) {
   return maximum(1, bytes / (kPage * maximum(width, 1) * int64_t(sizeof(T))));
 }
 
+// Values that are read after those fetched during the keys: memory is not to rest while powers are computed.
+template <class T>
+INLINE void fetch_values(const AttentionArgs& args, const BlockTile& tile) {
+  const int64_t page = (tile.begin + tile.first) / kPage + pages_ahead<T>(args, args.Dv);
+  if (page >= pages_of(tile.begin + tile.last)) return;
+  const char* at = static_cast<const char*>(args.v_pages[page]);
+  for (int byte = 0; byte < kBytesBetween; byte += 64) __builtin_prefetch(at + byte, 0, 3);
+}
+
 // The same pointer, of which the compiler knows nothing.
 INLINE const float* opaque(const float* p) {
   asm("" : "+r"(p));
@@ -300,6 +309,7 @@ void score_block(const AttentionArgs& args, const RowGroup& group, BlockTile& ti
   } else {
     score_keys<T, R, widest(R, kTileColumns)>(args, group, tile, tile.first);
   }
+  if (args.near && group.pages && !args.ldk) fetch_values<T>(args, tile);
   Vf rows[R];
   for (int r = 0; r < R; ++r) {
     rows[r] = set1(-kInfinity);

@@ -8,6 +8,7 @@ constexpr int kBlockPages = kBlock / kPage;
 constexpr int kMostPagedColumns = 256;   // of values that are summed a page at a time
 constexpr int kBytesAhead = 8 * 1024;    // how far ahead of their use pages are fetched
 constexpr int kBytesTouched = 4 * 1024;  // the same for rows that are touched
+constexpr int kBytesBetween = 2 * 1024;  // fetched between a block's scores and its values
 constexpr int kLine = 16;                // floats of a line of the cache
 constexpr int kRun = 16;                 // d that stand side by side in a row's query
 constexpr int kGroups = 16;              // groups of rows that share the walk over the blocks
