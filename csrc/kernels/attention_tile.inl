@@ -73,6 +73,7 @@ struct PageOfRows {
 // what comes later still is prefetched into the second-level cache; or they are prefetched (AttentionArgs::near).
 class Touch {
  public:
+  static constexpr int kSteps = 1;
   // Whole lines of the rows from `row` on.
   INLINE Touch(const PageOfRows& page, int64_t row, bool near)
       : near_(near),
@@ -115,6 +116,7 @@ class Touch {
 // Memory that a product fetches towards the second-level cache while it computes, some of it in each of its steps: all
 // at once would hold up the loads of the product itself.
 struct Later {
+  static constexpr int kSteps = 2;
   const char* next;
   int64_t step;
   INLINE void fetch() {
@@ -122,11 +124,14 @@ struct Later {
     next += step;
   }
 };
-struct Nothing {};
+struct Nothing {
+  static constexpr int kSteps = 2;
+};
 
 // Pages that are read after the ones at hand, laid out like them: each step fetches what it would read there.
 template <int V>
 struct After {
+  static constexpr int kSteps = 1;
   const char* page[V];
   bool near;
 };
@@ -156,36 +161,23 @@ INLINE void fetch(Touch& next, int64_t, int64_t, const T* const (&)[V]) {
   next.lines<(U * V * kLanes + kLine - 1) / kLine>();
 }
 
-template <class T>
-struct BareOf {
-  using type = T;
-};
-template <class T>
-struct BareOf<T&> : BareOf<T> {};
-template <class T>
-struct BareOf<const T> : BareOf<T> {};
-template <class T>
-using Bare = typename BareOf<T>::type;
-
-// Tiles that wait for memory do so best in single steps, with one pointer for each stream.
-template <class Ahead>
-constexpr bool kWaits = false;
-template <>
-constexpr bool kWaits<Touch> = true;
-template <int V>
-constexpr bool kWaits<After<V>> = true;
-
 // acc[r][v] += sum over 0 <= k < n of a[r * LR + k * LK] * B[k][v] in the order of k, each output one chain of fma.
-// B[k][v] is the vector at b[v] + offset + k * step.
-template <int LR, int LK, int R, int V, class T, class Ahead = Nothing>
-INLINE void multiply(Vf (&acc)[R][V], const float* a, const T* const (&b)[V], int64_t step, int64_t n,
-                     Ahead&& ahead = {}, int64_t offset = 0) {
-  constexpr int U = kWaits<Bare<Ahead>> || R * V <= kAccumulators / 2 ? 1 : 2;
+// B[k][v] is the vector at b[v] + offset + k * step. Large tiles take Ahead::kSteps at once: those that wait for memory
+// do so best in single steps, with one pointer for each stream.
+template <int LR, int LK, int R, int V, class T, class Ahead>
+INLINE void multiply(Vf (&acc)[R][V], const float* a, const T* const (&b)[V], int64_t step, int64_t n, Ahead& ahead,
+                     int64_t offset = 0) {
+  constexpr int U = R * V <= kAccumulators / 2 ? 1 : Ahead::kSteps;
   for (; n >= U; n -= U, a += U * LK, offset += U * step) {
     fetch<U>(ahead, offset, step, b);
     multiply_steps<U, LR, LK>(acc, a, b, offset, step);
   }
   for (; n > 0; --n, a += LK, offset += step) multiply_steps<1, LR, LK>(acc, a, b, offset, step);
+}
+template <int LR, int LK, int R, int V, class T>
+INLINE void multiply(Vf (&acc)[R][V], const float* a, const T* const (&b)[V], int64_t step, int64_t n) {
+  Nothing nothing;
+  multiply<LR, LK>(acc, a, b, step, n, nothing);
 }
 
 INLINE float as_number(float x) { return x; }

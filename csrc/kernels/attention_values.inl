@@ -33,7 +33,8 @@ INLINE void add_values(Vf (&acc)[R][V], const AttentionArgs& args, const RowGrou
       if (!group.pages || (R == 1 && args.near && !args.ldk)) {
         multiply<kBlock, 1>(acc, p, columns, args.ldv, n);
       } else {
-        multiply<kBlock, 1>(acc, p, columns, args.ldv, n, values_after<T, V>(args, group, tile, j, column));
+        const After<V> after = values_after<T, V>(args, group, tile, j, column);
+        multiply<kBlock, 1>(acc, p, columns, args.ldv, n, after);
       }
     }
     from += n;

@@ -23,12 +23,12 @@ objects() {
   shift 2
   need "$compiler"
   mkdir -p "$directory"
-  for source in csrc/isa/*.cpp csrc/dispatch/*.cpp csrc/base/cpu.cpp csrc/selftest/*.cpp; do
+  for source in csrc/isa/*.cpp csrc/dispatch/*.cpp csrc/base/cpu.cpp csrc/ops/cache.cpp csrc/selftest/*.cpp; do
     object=$directory/$(basename "$source" .cpp).o
     level=-O1
-    case $source in  # the tests depend on the table only, the kernels on everything to their left
+    case $source in  # the kernels depend on everything to their left, the tests on headers only
       */isa/*) level=-O3 inputs="csrc/isa csrc/simd csrc/kernels" ;;
-      *) inputs="csrc/kernels/kernels.h csrc/kernels/kernels.def csrc/dispatch csrc/base/cpu.h csrc/selftest/check.h" ;;
+      *) inputs="csrc/kernels/kernels.h csrc/kernels/kernels.def csrc/dispatch csrc/base csrc/ops/cache.h csrc/selftest/check.h" ;;
     esac
     # shellcheck disable=SC2086
     [ -e "$object" ] && [ -z "$(find "$source" $inputs -type f -newer "$object")" ] || echo "$level $source $object"
