@@ -198,10 +198,13 @@ INLINE void value_block_of(const AttentionArgs& args, const RowGroup& group, Blo
   }
   tile.shared = rows_share_values<T>(args, tile, R);
   constexpr int V = widest(R, 2 * kTileColumns);
-  if constexpr (is_float<T> && R > 2)  // two rows have room for the sums of 128 columns
-    if (group.pages && tile.shared && (args.ldk || args.Dv > V * kLanes) && args.Dv % kLanes == 0 &&
-        args.Dv <= kMostPagedColumns)
+  if constexpr (is_float<T>) {
+    // All columns at once where a tile does not hold them (two rows have room for the sums of 128), and where lines are
+    // touched, whose order goes on from keys to values.
+    const bool in_order = args.ldk ? R > 2 || !args.near : R > 2 && args.Dv > V * kLanes;
+    if (in_order && group.pages && tile.shared && args.Dv % kLanes == 0 && args.Dv <= kMostPagedColumns)
       return value_pages<R>(args, group, tile, to);
+  }
   value_columns<T, R, V>(args, group, tile, 0, to);
 }
 
