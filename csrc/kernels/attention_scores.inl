@@ -45,6 +45,14 @@ INLINE int64_t pages_ahead(const AttentionArgs& args, int64_t width) {
   return maximum(1, bytes / (kPage * maximum(width, 1) * int64_t(sizeof(T))));
 }
 
+// Which lines of `next`, read `ahead` pages of rows of `width` after `page`, are prefetched: few between neighbours in
+// float32, as the processor's own prefetching goes on there; in smaller types more is left to arithmetic, and few lose.
+template <class T>
+INLINE uintptr_t skip_bits(const void* page, const void* next, int64_t width, int64_t ahead) {
+  const bool goes_on = next == static_cast<const float*>(page) + ahead * kPage * width;
+  return is_float<T> && goes_on ? kOneInFour : kEveryLine;
+}
+
 // Values that are read after those fetched during the keys: memory is not to rest while powers are computed.
 template <class T>
 INLINE void fetch_values(const AttentionArgs& args, const BlockTile& tile) {
@@ -68,7 +76,7 @@ void score_key_rows(const AttentionArgs& args, const RowGroup& group, BlockTile&
   for (int key = tile.first; key < tile.last; key += kLanes) {
     const int64_t j = tile.begin + key;
     const float* k = static_cast<const float*>(args.k_pages[j / kPage]) + j % kPage * ld;
-    Touch next(after_keys(args, tile, j / kPage, pages_ahead<float>(args, args.D)), j % kPage, args.near);
+    Touch next(after_keys(args, tile, j / kPage, pages_ahead<float>(args, args.D)), j % kPage, args.near, R);
     Vf acc[R];
     for (int r = 0; r < R; ++r) acc[r] = set1(0.0f);
     int64_t d = 0;
@@ -129,11 +137,10 @@ void score_keys(const AttentionArgs& args, const RowGroup& group, BlockTile& til
                     Later{page + key % (kBlock / 2) * args.D * int64_t(sizeof(T)) / 4, 16 * sizeof(T)});
     } else {
       const int64_t ahead = pages_ahead<T>(args, args.D);
-      After<V> after;
-      after.near = args.near;
-      for (int v = 0; v < V; ++v)
-        after.page[v] =
-            reinterpret_cast<const char*>(after_keys(args, tile, (tile.begin + key + v * kLanes) / kPage, ahead).rows);
+      const int64_t page = (tile.begin + key) / kPage;  // of all V vectors
+      const void* next = after_keys(args, tile, page, ahead).rows;
+      After<V> after = {{}, args.near, skip_bits<T>(args.k_pages[page], next, args.D, ahead)};
+      for (int v = 0; v < V; ++v) after.page[v] = static_cast<const char*>(next);
       multiply_keys(acc, group.q, k, args.D, after);
     }
     if constexpr (is_int8<T>) {

@@ -63,6 +63,11 @@ INLINE void multiply_steps(Vf (&acc)[R][V], const float* a, const T* const (&b)[
   }
 }
 
+// Prefetches take the place of loads: where the processor's own prefetching follows them, one line in four does. These
+// bits are set in the addresses of the others.
+constexpr uintptr_t kEveryLine = 0, kOneInFour = 3 * 64;
+INLINE bool skipped(const void* at, uintptr_t bits) { return reinterpret_cast<uintptr_t>(at) & bits; }
+
 // kPage rows of `width` floats, ld apart.
 struct PageOfRows {
   const float* rows;
@@ -70,13 +75,15 @@ struct PageOfRows {
 };
 
 // Reads a page of rows line by line, in the order of memory, while an earlier page is worked on. Lines are touched, and
-// what comes later still is prefetched into the second-level cache; or they are prefetched (AttentionArgs::near).
+// what comes later still is prefetched into the second-level cache, sparsely for one or two query rows; or they are
+// prefetched (AttentionArgs::near).
 class Touch {
  public:
   static constexpr int kSteps = 1;
-  // Whole lines of the rows from `row` on.
-  INLINE Touch(const PageOfRows& page, int64_t row, bool near)
+  // Whole lines of the rows from `row` on, of keys or values for R query rows.
+  INLINE Touch(const PageOfRows& page, int64_t row, bool near, int R)
       : near_(near),
+        skip_bits_(R <= 2 ? kOneInFour : kEveryLine),
         at_(page.rows + row * page.ld),
         in_row_(page.width / kLine),
         skip_(page.ld - in_row_ * kLine),
@@ -105,9 +112,10 @@ class Touch {
   INLINE void line(const float* at) const {
     if (near_) return __builtin_prefetch(at, 0, 3);
     for (int i = 0; i < kLine; i += kLanes) touch(at + i);
-    __builtin_prefetch(at + kLater, 0, 2);
+    if (!skipped(at, skip_bits_)) __builtin_prefetch(at + kLater, 0, 2);
   }
   const bool near_;
+  const uintptr_t skip_bits_;
   const float* at_;
   const int64_t in_row_, skip_;
   int64_t left_, rows_left_;
@@ -128,12 +136,14 @@ struct Nothing {
   static constexpr int kSteps = 2;
 };
 
-// Pages that are read after the ones at hand, laid out like them: each step fetches what it would read there.
+// Pages that are read after the ones at hand, laid out like them: each step fetches what it would read there, or, if
+// the processor goes on from there by itself, one line in four.
 template <int V>
 struct After {
   static constexpr int kSteps = 1;
   const char* page[V];
   bool near;
+  uintptr_t skip_bits;
 };
 
 template <int U, int V, class T>
@@ -145,8 +155,10 @@ INLINE void fetch(Later& later, int64_t, int64_t, const T* const (&)[V]) {
 template <int kLevel, int V, class T>
 INLINE void fetch_row(const After<V>& after, int64_t offset, const T*) {
 #pragma GCC unroll 8
-  for (int v = 0; v < V; v += kPage / kLanes)  // a line holds the vectors of a page's row, at least
-    __builtin_prefetch(after.page[v] + offset * int64_t(sizeof(T)), 0, 4 - kLevel);
+  for (int v = 0; v < V; v += kPage / kLanes) {  // a line holds the vectors of a page's row, at least
+    const char* at = after.page[v] + offset * int64_t(sizeof(T));
+    if (kLevel == 1 || !skipped(at, after.skip_bits)) __builtin_prefetch(at, 0, 4 - kLevel);
+  }
 }
 template <int U, int V, class T>
 INLINE void fetch(const After<V>& after, int64_t offset, int64_t step, const T* const (&)[V]) {

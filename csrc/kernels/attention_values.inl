@@ -4,10 +4,10 @@
 template <class T, int V>
 INLINE After<V> values_after(const AttentionArgs& args, const RowGroup& group, const BlockTile& tile, int64_t j,
                              int64_t column) {
-  const PageOfRows page = after_values(args, group, tile, j / kPage, pages_ahead<T>(args, args.Dv));
+  const int64_t ahead = pages_ahead<T>(args, args.Dv);
+  const PageOfRows page = after_values(args, group, tile, j / kPage, ahead);
   const char* next = reinterpret_cast<const char*>(page.rows) + (j % kPage * args.ldv + column) * int64_t(sizeof(T));
-  After<V> after;
-  after.near = args.near;
+  After<V> after = {{}, args.near, skip_bits<T>(args.v_pages[j / kPage], page.rows, args.Dv, ahead)};
   for (int v = 0; v < V; ++v) after.page[v] = next + v * kLanes * int64_t(sizeof(T));
   return after;
 }
@@ -157,7 +157,7 @@ __attribute__((noinline)) void value_pages(const AttentionArgs& args, const RowG
     n = static_cast<int>(minimum(kPage - j % kPage, tile.seen_to - from));
     const float* values = static_cast<const float*>(args.v_pages[j / kPage]) + j % kPage * args.ldv;
     const PageOfRows after = after_values(args, group, tile, j / kPage, pages_ahead<float>(args, args.Dv));
-    ValueRows page = {from, n, values, Touch(after, 0, args.near)};
+    ValueRows page = {from, n, values, Touch(after, 0, args.near, R)};
     page_columns<R, widest(R, 2 * kTileColumns)>(args, tile, page, 0, partial, to);
   }
 }
