@@ -76,7 +76,7 @@ void score_key_rows(const AttentionArgs& args, const RowGroup& group, BlockTile&
   for (int key = tile.first; key < tile.last; key += kLanes) {
     const int64_t j = tile.begin + key;
     const float* k = static_cast<const float*>(args.k_pages[j / kPage]) + j % kPage * ld;
-    Touch next(after_keys(args, tile, j / kPage, pages_ahead<float>(args, args.D)), j % kPage, args.near, R);
+    Touch next(after_keys(args, tile, j / kPage, pages_ahead<float>(args, args.D)), j % kPage, args.near);
     Vf acc[R];
     for (int r = 0; r < R; ++r) acc[r] = set1(0.0f);
     int64_t d = 0;

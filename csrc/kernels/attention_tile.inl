@@ -75,15 +75,13 @@ struct PageOfRows {
 };
 
 // Reads a page of rows line by line, in the order of memory, while an earlier page is worked on. Lines are touched, and
-// what comes later still is prefetched into the second-level cache, sparsely for one or two query rows; or they are
-// prefetched (AttentionArgs::near).
+// what comes later still is prefetched into the second-level cache; or they are prefetched (AttentionArgs::near).
 class Touch {
  public:
   static constexpr int kSteps = 1;
-  // Whole lines of the rows from `row` on, of keys or values for R query rows.
-  INLINE Touch(const PageOfRows& page, int64_t row, bool near, int R)
+  // Whole lines of the rows from `row` on.
+  INLINE Touch(const PageOfRows& page, int64_t row, bool near)
       : near_(near),
-        skip_bits_(R <= 2 ? kOneInFour : kEveryLine),
         at_(page.rows + row * page.ld),
         in_row_(page.width / kLine),
         skip_(page.ld - in_row_ * kLine),
@@ -112,10 +110,9 @@ class Touch {
   INLINE void line(const float* at) const {
     if (near_) return __builtin_prefetch(at, 0, 3);
     for (int i = 0; i < kLine; i += kLanes) touch(at + i);
-    if (!skipped(at, skip_bits_)) __builtin_prefetch(at + kLater, 0, 2);
+    __builtin_prefetch(at + kLater, 0, 2);
   }
   const bool near_;
-  const uintptr_t skip_bits_;
   const float* at_;
   const int64_t in_row_, skip_;
   int64_t left_, rows_left_;

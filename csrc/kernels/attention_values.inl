@@ -157,7 +157,7 @@ __attribute__((noinline)) void value_pages(const AttentionArgs& args, const RowG
     n = static_cast<int>(minimum(kPage - j % kPage, tile.seen_to - from));
     const float* values = static_cast<const float*>(args.v_pages[j / kPage]) + j % kPage * args.ldv;
     const PageOfRows after = after_values(args, group, tile, j / kPage, pages_ahead<float>(args, args.Dv));
-    ValueRows page = {from, n, values, Touch(after, 0, args.near, R)};
+    ValueRows page = {from, n, values, Touch(after, 0, args.near)};
     page_columns<R, widest(R, 2 * kTileColumns)>(args, tile, page, 0, partial, to);
   }
 }
