@@ -49,8 +49,8 @@ INLINE int64_t pages_ahead(const AttentionArgs& args, int64_t width) {
 // float32, as the processor's own prefetching goes on there; in smaller types more is left to arithmetic, and few lose.
 template <class T>
 INLINE uintptr_t skip_bits(const void* page, const void* next, int64_t width, int64_t ahead) {
-  const bool goes_on = next == static_cast<const float*>(page) + ahead * kPage * width;
-  return is_float<T> && goes_on ? kOneInFour : kEveryLine;
+  const bool goes_on = is_float<T> && next == static_cast<const float*>(page) + ahead * kPage * width;
+  return goes_on ? kOneInFour : kEveryLine;
 }
 
 // Values that are read after those fetched during the keys: memory is not to rest while powers are computed.
