@@ -199,7 +199,10 @@ _EMPTY = np.empty(0, np.int32)
 
 
 class NativeSession:
-    """The C++ engine as a `Session`. Takes graphs and weights, or programs that share their weights with other sessions."""
+    """The C++ engine as a `Session`. Takes graphs and weights, or programs that share their weights with other sessions.
+
+    One call at a time: RuntimeError for a thread that calls it while another's call has not returned.
+    """
 
     def __init__(
         self,

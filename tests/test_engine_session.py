@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -502,6 +503,34 @@ def test_sessions_of_several_threads(backend: Backend, toys: dict[str, Toy]) -> 
         thread.join()
     for a, b in zip(expected, found, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@engine_only
+def test_two_threads_in_one_session_are_refused(backend: Backend, toys: dict[str, Toy]) -> None:
+    toy, rng = toys["transformer"], np.random.default_rng(12)
+    sources, history = [ids(rng, 12)], [ids(rng, POSITIONS - 1)]
+    session, refused = fresh(backend, toy, sources), []
+    deadline = time.monotonic() + 20
+
+    def run() -> None:
+        while not refused and time.monotonic() < deadline:
+            try:
+                begin(session, toy, sources)
+                feed(session, toy, history)
+            except RuntimeError as error:
+                refused.append(str(error))
+            except InputError:
+                pass  # the other thread has begun anew in between
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert refused and "one call at a time" in refused[0]
+    begin(session, toy, sources)
+    expected = feed(fresh(backend, toy, sources), toy, history)
+    np.testing.assert_array_equal(feed(session, toy, history), expected)
 
 
 @engine_only

@@ -155,6 +155,28 @@ py::array_t<T> copied(const T* data, std::vector<py::ssize_t> shape) {
   return py::array_t<T>(std::move(shape), data);
 }
 
+// A session as Python has it. One call at a time: they give up the GIL while they work.
+struct PySession : Session {
+  using Session::Session;
+  bool in_use = false;  // guarded by the GIL
+};
+
+// A call's turn, taken with the GIL and kept until its results are copied.
+class Turn {
+ public:
+  explicit Turn(PySession& session) : session_(session) {
+    if (session.in_use)
+      throw std::runtime_error("a session takes one call at a time: another thread's call has not returned yet");
+    session.in_use = true;
+  }
+  ~Turn() { session_.in_use = false; }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+ private:
+  PySession& session_;
+};
+
 // (scores, tokens, log_sum_exp, logits or None)
 py::tuple results_of(const Session& session, int k) {
   const Frame& f = session.frame();
@@ -167,7 +189,8 @@ py::tuple results_of(const Session& session, int k) {
 }
 
 // ([(kind, layer, weights, scores or None)], {tap: values}) of the last step.
-py::tuple captured(const Session& session) {
+py::tuple captured(PySession& session) {
+  const Turn turn(session);
   static const char* kinds[] = {"self", "cross", "encoder"};
   const Frame& f = session.frame();
   const Program& program = session.last_program();
@@ -212,7 +235,13 @@ int64_t total(const Ints& ids, const Longs& lengths) {
   return tokens;
 }
 
-void encode(Session& session, const Ints& ids, const Longs& lengths, bool capture) {
+void start(PySession& session, int64_t batch) {
+  const Turn turn(session);
+  session.start(batch);
+}
+
+void encode(PySession& session, const Ints& ids, const Longs& lengths, bool capture) {
+  const Turn turn(session);
   total(ids, lengths);
   py::gil_scoped_release unlocked;
   session.encode(ids.data(), lengths.data(), lengths.shape(0), capture);
@@ -239,8 +268,9 @@ void attach(const Csr& csr, int64_t rows, int64_t vocabulary, const char* what, 
   *starts = p, *tokens = ids.data();
 }
 
-py::tuple step(Session& session, const Ints& ids, const Longs& lengths, int k, bool log_probs, float penalty,
+py::tuple step(PySession& session, const Ints& ids, const Longs& lengths, int k, bool log_probs, float penalty,
                const Csr& penalised, const Csr& banned, bool logits, bool all_rows, bool capture, int64_t vocabulary) {
+  const Turn turn(session);
   Select select;
   select.k = k, select.log_probs = log_probs, select.logits = logits, select.penalty = penalty;
   const int64_t tokens = total(ids, lengths), rows = all_rows ? tokens : lengths.shape(0);
@@ -254,8 +284,9 @@ py::tuple step(Session& session, const Ints& ids, const Longs& lengths, int k, b
 }
 
 // (tokens [steps, batch], log-probabilities [steps, batch])
-py::tuple greedy(Session& session, const Ints& ids, int64_t most, const Ints& stops, const Csr& banned,
+py::tuple greedy(PySession& session, const Ints& ids, int64_t most, const Ints& stops, const Csr& banned,
                  int64_t vocabulary) {
+  const Turn turn(session);
   const py::ssize_t batch = ids.shape(0);
   Select best;
   best.k = 1;
@@ -273,9 +304,15 @@ py::tuple greedy(Session& session, const Ints& ids, int64_t most, const Ints& st
   return py::make_tuple(tokens[taken], scores[taken]);
 }
 
-void reorder(Session& session, const Ints& parents) {
+void reorder(PySession& session, const Ints& parents) {
+  const Turn turn(session);
   py::gil_scoped_release unlocked;
   session.reorder(parents.data(), parents.shape(0));
+}
+
+void profile(PySession& session, bool on) {
+  const Turn turn(session);
+  session.profile(on);
 }
 
 }  // namespace
@@ -306,15 +343,15 @@ void bind_engine(py::module_& m) {
       .def_readonly("max_positions", &Program::max_positions)
       .def_readonly("vocabulary", &Program::vocabulary);
 
-  py::class_<Session>(m, "Session", "Sequences in flight; see fastattn.runtime.Session.")
+  py::class_<PySession>(m, "Session", "Sequences in flight; see fastattn.runtime.Session.")
       .def(py::init([](std::shared_ptr<Program> encoder, std::shared_ptr<Program> decoder, int num_threads,
                        const std::string& cache_type) {
              const DType type = type_named(cache_type);
              if (type == DType::int4) throw std::invalid_argument("cache_type is float32, bfloat16 or int8, not int4");
-             return std::make_unique<Session>(std::move(encoder), std::move(decoder), num_threads, type);
+             return std::make_unique<PySession>(std::move(encoder), std::move(decoder), num_threads, type);
            }),
            py::arg("encoder").none(true), py::arg("decoder"), py::arg("num_threads"), py::arg("cache_type") = "float32")
-      .def("start", &Session::start, py::arg("batch"))
+      .def("start", &start, py::arg("batch"))
       .def("encode", &encode, py::arg("ids"), py::arg("lengths"), py::arg("capture"))
       .def("step", &step, py::arg("ids"), py::arg("lengths"), py::arg("k"), py::arg("log_probs"), py::arg("penalty"),
            py::arg("penalised"), py::arg("banned"), py::arg("logits"), py::arg("all_rows"), py::arg("capture"),
@@ -323,15 +360,16 @@ void bind_engine(py::module_& m) {
            py::arg("vocabulary"))
       .def("reorder", &reorder, py::arg("parents"))
       .def("captured", &captured)
-      .def("profile", &Session::profile, py::arg("on"), "Times every op from now on, from zero, or no longer.")
+      .def("profile", &profile, py::arg("on"), "Times every op from now on, from zero, or no longer.")
       .def(
           "profiled",
-          [](const Session& s) {
+          [](PySession& s) {
+            const Turn turn(s);
             return py::make_tuple(profile_of(s.encoder_profile()), profile_of(s.decoder_profile()));
           },
           "What the steps of encoder and decoder cost since `profile(True)`.")
-      .def_property_readonly("batch", &Session::batch)
-      .def_property_readonly("pages_in_use", &Session::pages_in_use);
+      .def_property_readonly("batch", [](const PySession& s) { return s.batch(); })
+      .def_property_readonly("pages_in_use", [](const PySession& s) { return s.pages_in_use(); });
 
   m.attr("LAYOUT") = kLayout;
   m.def(
