@@ -120,17 +120,18 @@ def test_cached_equals_uncached(backend: Backend, toys: dict[str, Toy], name: st
 
 @pytest.mark.parametrize("name", CACHING)
 def test_long_sequences_cross_the_blocks_of_the_softmax(backend: Backend, toys: dict[str, Toy], name: str) -> None:
-    """Keys are summed up in blocks of 128: neither the cuts nor the neighbours may move their borders."""
+    """Keys are summed up in blocks of 256: neither the cuts nor the neighbours may move their borders."""
     toy, rng = toys[name], np.random.default_rng(12)
-    sources, tokens = [ids(rng, 130), ids(rng, 257)], [ids(rng, 290), ids(rng, 290)]
-    whole = fresh(backend, toy, sources).step(tokens, LOGITS, all_rows=True).logits.reshape(2, 290, VOCABULARY)
+    sources, tokens = [ids(rng, 130), ids(rng, 257)], [ids(rng, 560), ids(rng, 560)]
+    whole = fresh(backend, toy, sources).step(tokens, LOGITS, all_rows=True).logits.reshape(2, 560, VOCABULARY)
     alone = fresh(backend, toy, sources[1:]).step(tokens[1:], LOGITS, all_rows=True).logits
     backend.assert_same(alone, whole[1], "alone")
-    session, at = fresh(backend, toy, sources), 0
-    for cut in (127, 1, 1, 126, 1, 1, 33):
-        part = session.step([t[at : at + cut] for t in tokens], LOGITS, all_rows=True).logits
-        backend.assert_same(part.reshape(2, cut, VOCABULARY), whole[:, at : at + cut], f"tokens from {at}")
-        at += cut
+    for first in (0, 1):  # both, and the second alone, whose blocks threads may share
+        session, at = fresh(backend, toy, sources[first:]), 0
+        for cut in (255, 1, 1, 254, 1, 1, 47):
+            part = session.step([t[at : at + cut] for t in tokens[first:]], LOGITS, all_rows=True).logits
+            backend.assert_same(part.reshape(2 - first, cut, VOCABULARY), whole[first:, at : at + cut], f"from {at}")
+            at += cut
 
 
 @pytest.mark.parametrize("name", CACHING)
@@ -280,7 +281,7 @@ def test_reordered_beams_equal_a_run_from_scratch(backend: Backend, toys: dict[s
 def test_beams_of_a_long_prompt_read_its_blocks_together(backend: Backend, toys: dict[str, Toy], name: str) -> None:
     """Beams that share whole blocks of pages, beside a sequence of its own, are what each is from scratch."""
     toy, rng = toys[name], np.random.default_rng(13)
-    sources, histories = [ids(rng, 5), ids(rng, 9)], [ids(rng, 262), ids(rng, 250)]
+    sources, histories = [ids(rng, 5), ids(rng, 9)], [ids(rng, 530), ids(rng, 260)]
     session, owners = fresh(backend, toy, sources, capture=True), [0, 1]
     feed(session, toy, histories)
     for parents in ([0, 0, 1, 0, 1], [3, 1, 0, 2, 4, 2]):
@@ -392,8 +393,8 @@ def test_equal_scores_go_to_the_lower_id(backend: Backend) -> None:
         (lambda s: s.step(np.array([1, -1, 2], np.int32)), "token id -1 is outside the vocabulary of 37"),
         (lambda s: s.step(np.array([1, 2], np.int32)), "one token array per sequence: got 2 for a batch of 3"),
         (lambda s: s.step([np.ones(1, np.int32)] * 4), "one token array per sequence: got 4 for a batch of 3"),
-        (lambda s: s.step([np.ones(2, np.int32), np.ones(300, np.int32), np.ones(1, np.int32)]),
-         f"position 304 is past the table of {POSITIONS} positions"),
+        (lambda s: s.step([np.ones(2, np.int32), np.ones(POSITIONS, np.int32), np.ones(1, np.int32)]),
+         f"position {POSITIONS + 4} is past the table of {POSITIONS} positions"),
         (lambda s: s.step([np.ones(1, np.int32), np.ones(0, np.int32), np.ones(1, np.int32)]), "sequence 1"),
         (lambda s: s.reorder(np.array([0, 5], np.int32)), r"parents\[1\] = 5 is outside the batch of 3"),
         (lambda s: s.reorder(np.array([-1], np.int32)), r"parents\[0\] = -1 is outside the batch of 3"),

@@ -18,7 +18,7 @@ from fastattn.runtime import AttentionRecord, NativeSession, StepResult
 
 Graphs = Mapping[str, g.Graph]
 Weights = dict[str, np.ndarray]
-VOCABULARY, POSITIONS = 37, 300
+VOCABULARY, POSITIONS = 37, 600
 
 
 @dataclass

@@ -10,7 +10,8 @@
 // depend on itself alone. attention() and attention_partial() + attention_merge() are made of the same pieces.
 //
 // attention_scores.inl and attention_values.inl do one block for a few rows; here blocks are the outer loop: the rows
-// of a call pass over a block in groups of kTileRows while it is in the cache.
+// of a call pass over a block in groups of kTileRows while it is in the cache. Where they are one group of few rows, it
+// takes the keys of several blocks, a run, and then their values: memory is read in longer stretches.
 
 // Merges a block's m and l into the rows' running values, and gives the factors of O and of o_b. A block that a row
 // does not see (m = -inf) changes nothing. NaN goes through. All arrays have kRowSlots elements.
@@ -99,27 +100,57 @@ void finish_rows(const AttentionArgs& args, const RowGroup& group) {
   }
 }
 
-// One block for one group, merged into its rows.
-void walk_block(const AttentionArgs& args, int64_t block, RowGroup& group) {
-  BlockTile tile;
-  if (!open_block(args, block * kBlock, group, tile)) return;
-  float keep[kRowSlots], add[kRowSlots];
-  Destination to = {{}, group.blank ? nullptr : keep, add};
-  for (int r = 0; r < group.rows; ++r) to.out[r] = args.out[group.row + r];
-  score_block(args, group, tile);
-  merge_block(tile.m, tile.l, group.rows, group, keep, add);
-  value_block(args, group, tile, to);
-  group.blank = false;
+// Begins a run of one of `groups` groups at `block`: of one block if others share it, else up to `stop`.
+int begin_run(int64_t block, int64_t stop, int groups, RowGroup& group) {
+  const int64_t most = groups > 1 ? 1 : minimum(kRunBlocks, maximum(1, kRunPowers / (kBlock * group.rows)));
+  const int64_t blocks = minimum(most, stop - block);
+  group.run_begin = maximum(block * kBlockPages, group.first / kPage);
+  group.run_end = minimum((block + blocks) * kBlockPages, pages_of(group.last));
+  return static_cast<int>(blocks);
+}
+
+// A run of `blocks` blocks. scored(i, tile) is told when block i has its m, l and p; to(i) says where its values go.
+template <class Scored, class To>
+INLINE void walk_run(const AttentionArgs& args, int64_t block, int blocks, const RowGroup& group, Scored scored,
+                     To to) {
+  BlockTile tiles[kRunBlocks];
+  bool seen[kRunBlocks];
+  for (int i = 0; i < blocks; ++i) {
+    tiles[i].p = group.p + i * group.rows;
+    seen[i] = open_block(args, (block + i) * kBlock, group, tiles[i]);
+    if (!seen[i]) continue;
+    score_block(args, group, tiles[i]);
+    scored(i, tiles[i]);
+  }
+  for (int i = 0; i < blocks; ++i)
+    if (seen[i]) value_block(args, group, tiles[i], to(i));
+}
+
+// A run merged into the group's rows.
+void merge_run(const AttentionArgs& args, int64_t block, int blocks, RowGroup& group) {
+  float keep[kRunBlocks][kRowSlots], add[kRunBlocks][kRowSlots];
+  const auto scored = [&](int i, const BlockTile& tile) {
+    merge_block(tile.m, tile.l, group.rows, group, keep[i], add[i]);
+  };
+  const auto to = [&](int i) {
+    Destination rows = {{}, group.blank ? nullptr : keep[i], add[i]};
+    for (int r = 0; r < group.rows; ++r) rows.out[r] = args.out[group.row + r];
+    group.blank = false;
+    return rows;
+  };
+  walk_run(args, block, blocks, group, scored, to);
 }
 
 // Rows [row, row + rows) in `count` equal groups; their queries are still to be taken.
 int make_groups(const AttentionArgs& args, int row, int rows, RowGroup* groups) {
   const int count = (rows + kTileRows - 1) / kTileRows;
+  const int64_t powers = rows * round_up(args.D, kRun);
   float* q = args.scratch;
   for (int g = 0; g < count; ++g) {
     const int begin = rows * g / count, end = rows * (g + 1) / count;
     start_group(args, row + begin, end - begin, groups[g]);
     groups[g].q = q;
+    groups[g].p = reinterpret_cast<float (*)[kBlock]>(args.scratch + powers);
     groups[g].later_keys = groups[g].later_values = reinterpret_cast<const char*>(q);  // nothing new
     q += (end - begin) * round_up(args.D, kRun);
   }
@@ -176,14 +207,16 @@ void attention_rows(const AttentionArgs& args, const AttentionPart& part, int ro
   const int64_t stop = minimum(part.last, (last + kBlock - 1) / kBlock);
   if (count == 1) groups[0].pages = pages_until(last, stop);
   const int64_t begin = maximum(part.first, first / kBlock);
-  for (int64_t block = begin; block < stop; ++block)
+  int blocks;
+  for (int64_t block = begin; block < stop; block += blocks)
     for (int g = 0; g < count; ++g) {
       if (block == begin) {
         take_queries(args, groups[g]);
         if (g + 1 < count) fetch_rows(args, groups[g + 1]);
       }
       if (count > 1) fetch_block(args, block + 1, block + 1 < stop ? last : 0, g, count, groups[g]);
-      walk_block(args, block, groups[g]);
+      blocks = begin_run(block, stop, count, groups[g]);
+      merge_run(args, block, blocks, groups[g]);
     }
   for (int g = 0; g < count; ++g) {
     if (groups[g].blank) zero_rows(args, groups[g].row, groups[g].rows);
@@ -205,22 +238,26 @@ void attention(const AttentionArgs* args) {
   attention_part(args, &all);
 }
 
-void partial_of_group(const AttentionArgs& args, int64_t block, const RowGroup& group, float* partials) {
-  BlockTile tile;
-  Destination to = {{}, nullptr, nullptr};
-  const bool seen = open_block(args, block * kBlock, group, tile);
-  for (int r = 0; r < group.rows; ++r) {
-    to.out[r] = partials + (group.row + r) * (args.Dv + 2) + 2;
-    to.out[r][-2] = -kInfinity;
-    to.out[r][-1] = 0.0f;
-  }
-  if (!seen) return;
-  score_block(args, group, tile);
-  value_block(args, group, tile, to);
-  for (int r = 0; r < group.rows; ++r) {
-    to.out[r][-2] = tile.m[r];
-    to.out[r][-1] = tile.l[r];
-  }
+// A run whose blocks stay apart: {m, l, o[Dv]} for each block and row.
+void partials_of_run(const AttentionArgs& args, int64_t block, int blocks, const RowGroup& group, float* partials) {
+  const auto partial = [&](int i, int r) { return partials + (i * args.rows + group.row + r) * (args.Dv + 2); };
+  for (int i = 0; i < blocks; ++i)
+    for (int r = 0; r < group.rows; ++r) {
+      partial(i, r)[0] = -kInfinity;
+      partial(i, r)[1] = 0.0f;
+    }
+  const auto scored = [&](int i, const BlockTile& tile) {
+    for (int r = 0; r < group.rows; ++r) {
+      partial(i, r)[0] = tile.m[r];
+      partial(i, r)[1] = tile.l[r];
+    }
+  };
+  const auto to = [&](int i) {
+    Destination rows = {{}, nullptr, nullptr};
+    for (int r = 0; r < group.rows; ++r) rows.out[r] = partial(i, r) + 2;
+    return rows;
+  };
+  walk_run(args, block, blocks, group, scored, to);
 }
 
 void attention_partial(const AttentionArgs* args, int64_t block_begin, int64_t block_end, float* partials) {
@@ -233,9 +270,13 @@ void attention_partial(const AttentionArgs* args, int64_t block_begin, int64_t b
       take_queries(*args, groups[g]);
     }
     groups[0].pages = pages_until(last, block_end);  // the others find what it has read in the cache
-    for (int64_t block = block_begin; block < block_end; ++block)
-      for (int g = 0; g < count; ++g)
-        partial_of_group(*args, block, groups[g], partials + (block - block_begin) * args->rows * (args->Dv + 2));
+    int blocks;
+    for (int64_t block = block_begin; block < block_end; block += blocks)
+      for (int g = 0; g < count; ++g) {
+        blocks = begin_run(block, block_end, count, groups[g]);
+        partials_of_run(*args, block, blocks, groups[g],
+                        partials + (block - block_begin) * args->rows * (args->Dv + 2));
+      }
   }
 }
 

@@ -22,17 +22,15 @@ bool open_block(const AttentionArgs& args, int64_t begin, const RowGroup& group,
 
 INLINE int64_t pages_of(int64_t keys) { return (keys + kPage - 1) / kPage; }
 
-// Pages are read in this order: the keys of a block, its values, the keys of the next block. What is read `ahead` pages
+// Pages are read in this order: the keys of a run, its values, the keys of the next run. What is read `ahead` pages
 // after a page of keys, or of values:
-INLINE PageOfRows after_keys(const AttentionArgs& args, const BlockTile& tile, int64_t page, int64_t ahead) {
-  const int64_t end = pages_of(tile.begin + tile.last), next = page + ahead;
+INLINE PageOfRows after_keys(const AttentionArgs& args, const RowGroup& group, int64_t page, int64_t ahead) {
+  const int64_t end = group.run_end, next = page + ahead;
   if (next < end) return {static_cast<const float*>(args.k_pages[next]), args.D, args.ldk};
-  const int64_t first = (tile.begin + tile.first) / kPage;
-  return {static_cast<const float*>(args.v_pages[minimum(first + next - end, end - 1)]), args.Dv, args.ldv};
+  return {static_cast<const float*>(args.v_pages[minimum(group.run_begin + next - end, end - 1)]), args.Dv, args.ldv};
 }
-INLINE PageOfRows after_values(const AttentionArgs& args, const RowGroup& group, const BlockTile& tile, int64_t page,
-                               int64_t ahead) {
-  const int64_t end = pages_of(tile.begin + tile.last), next = page + ahead;
+INLINE PageOfRows after_values(const AttentionArgs& args, const RowGroup& group, int64_t page, int64_t ahead) {
+  const int64_t end = group.run_end, next = page + ahead;
   if (next < end) return {static_cast<const float*>(args.v_pages[next]), args.Dv, args.ldv};
   if (next < group.pages) return {static_cast<const float*>(args.k_pages[next]), args.D, args.ldk};
   return {static_cast<const float*>(args.v_pages[page]), 0, args.ldv};  // nothing comes after it
@@ -53,17 +51,18 @@ INLINE uintptr_t skip_bits(const void* page, const void* next, int64_t width, in
   return goes_on ? kOneInFour : kEveryLine;
 }
 
-// Values that are read after those fetched during the keys: memory is not to rest while powers are computed.
+// What is read after that which was fetched during the keys: memory is not to rest while powers are computed.
 template <class T>
-INLINE void fetch_values(const AttentionArgs& args, const BlockTile& tile) {
-  const int64_t page = (tile.begin + tile.first) / kPage + pages_ahead<T>(args, args.Dv);
-  if (page >= pages_of(tile.begin + tile.last)) return;
-  const char* at = static_cast<const char*>(args.v_pages[page]);
+INLINE void fetch_meanwhile(const AttentionArgs& args, const RowGroup& group, const BlockTile& tile) {
+  const int64_t page = (tile.begin + tile.last - 1) / kPage;
+  const PageOfRows next = after_keys(args, group, page, pages_ahead<T>(args, args.D) + 1);
+  const char* at = reinterpret_cast<const char*>(next.rows);
   for (int byte = 0; byte < kBytesBetween; byte += 64) __builtin_prefetch(at + byte, 0, 3);
 }
 
 // The same pointer, of which the compiler knows nothing.
-INLINE const float* opaque(const float* p) {
+template <class T>
+INLINE T* opaque(T* p) {
   asm("" : "+r"(p));
   return p;
 }
@@ -76,7 +75,8 @@ void score_key_rows(const AttentionArgs& args, const RowGroup& group, BlockTile&
   for (int key = tile.first; key < tile.last; key += kLanes) {
     const int64_t j = tile.begin + key;
     const float* k = static_cast<const float*>(args.k_pages[j / kPage]) + j % kPage * ld;
-    Touch next(after_keys(args, tile, j / kPage, pages_ahead<float>(args, args.D)), j % kPage, args.near);
+    Touch next(after_keys(args, group, j / kPage, pages_ahead<float>(args, args.D)), j % kPage, args.near,
+               R <= 2 && args.D >= 4 * kLine ? kOneInFour : kEveryLine);
     Vf acc[R];
     for (int r = 0; r < R; ++r) acc[r] = set1(0.0f);
     int64_t d = 0;
@@ -101,12 +101,16 @@ void score_key_rows(const AttentionArgs& args, const RowGroup& group, BlockTile&
       const int left = static_cast<int>(args.D - d);
       const float* q = query();
       Vf x[kLanes];
-      for (int i = 0; i < kLanes; ++i) x[i] = load_n(k + i * ld + d, left);
+      for (int i = 0; i < kLanes; ++i) {
+        x[i] = load_n(k + i * ld + d, left);
+        if (i % (lines * kLine / kLanes) == 0) next.lines<lines>();
+      }
       transpose(x);
       for (int i = 0; i < left; ++i)
         for (int r = 0; r < R; ++r) acc[r] = fma(set1(q[r * kRun + i]), x[i], acc[r]);
     }
-    for (int r = 0; r < R; ++r) store(&tile.p[r][key], acc[r]);
+    float* p = &opaque(&tile)->p[0][key];  // else it takes a register throughout
+    for (int r = 0; r < R; ++r) store(p + r * kBlock, acc[r]);
   }
 }
 
@@ -131,14 +135,15 @@ void score_keys(const AttentionArgs& args, const RowGroup& group, BlockTile& til
     Vf acc[R][V];
     set_zero(acc);
     if (!group.pages) {
-      // Half a page of a step of two d in each tile: keys in the first half of the block, values in the second.
-      const char* page = key < kBlock / 2 ? group.later_keys : group.later_values;
-      multiply_keys(acc, group.q, k, args.D,
-                    Later{page + key % (kBlock / 2) * args.D * int64_t(sizeof(T)) / 4, 16 * sizeof(T)});
+      // A page of keys in the first half of the block, one of values in the second, evenly over their steps of two d.
+      constexpr int half = kBlock / 2, shares = half / (V * kLanes);
+      const char* page = key < half ? group.later_keys : group.later_values;
+      const int64_t share = key % half / (V * kLanes) * page_bytes(args.type, args.D) / shares;
+      multiply_keys(acc, group.q, k, args.D, Later{page + share, 2 * kPage * int64_t(sizeof(T)) / shares});
     } else {
       const int64_t ahead = pages_ahead<T>(args, args.D);
       const int64_t page = (tile.begin + key) / kPage;  // of all V vectors
-      const void* next = after_keys(args, tile, page, ahead).rows;
+      const void* next = after_keys(args, group, page, ahead).rows;
       After<V> after = {{}, args.near, skip_bits<T>(args.k_pages[page], next, args.D, ahead)};
       for (int v = 0; v < V; ++v) after.page[v] = static_cast<const char*>(next);
       multiply_keys(acc, group.q, k, args.D, after);
@@ -316,7 +321,7 @@ void score_block(const AttentionArgs& args, const RowGroup& group, BlockTile& ti
   } else {
     score_keys<T, R, widest(R, kTileColumns)>(args, group, tile, tile.first);
   }
-  if (args.near && group.pages && !args.ldk) fetch_values<T>(args, tile);
+  if (args.near && group.pages && !args.ldk) fetch_meanwhile<T>(args, group, tile);
   Vf rows[R];
   for (int r = 0; r < R; ++r) {
     rows[r] = set1(-kInfinity);

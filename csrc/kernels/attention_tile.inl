@@ -5,6 +5,8 @@
 constexpr int kTileColumns = 64;  // keys that one register tile covers at most; of the columns of v, twice as many
 constexpr int kRowSlots = 16;     // kTileRows, rounded up to whole vectors
 constexpr int kBlockPages = kBlock / kPage;
+constexpr int kRunBlocks = 8;            // of a run, at most
+constexpr int kRunPowers = 2 * 1024;     // of all its rows: they stay in the first-level cache, beside what is read
 constexpr int kMostPagedColumns = 256;   // of values that are summed a page at a time
 constexpr int kBytesAhead = 8 * 1024;    // how far ahead of their use pages are fetched
 constexpr int kBytesTouched = 4 * 1024;  // the same for rows that are touched
@@ -12,6 +14,7 @@ constexpr int kBytesBetween = 2 * 1024;  // fetched between a block's scores and
 constexpr int kLine = 16;                // floats of a line of the cache
 constexpr int kRun = 16;                 // d that stand side by side in a row's query
 constexpr int kGroups = 16;              // groups of rows that share the walk over the blocks
+static_assert(kTileRows * kBlock <= kTilePowers && kRunPowers <= kTilePowers, "powers have room");
 static_assert(kTileRows <= kRowSlots && kGroups * kTileRows >= kRowsAtOnce, "rows of a call share one walk");
 
 // Up to kTileRows rows; those of one tile.
@@ -21,8 +24,10 @@ struct RowGroup {
   int64_t first, last;                    // keys that any row sees
   int64_t all_from, all_to;               // keys that all rows see
   float* q;                               // [D / kRun][rows][kRun]: scale * log2 e * q
+  float (*p)[kBlock];                     // of a run: [block][rows]
   const char *later_keys, *later_values;  // pages to be fetched during the products
   int64_t pages;                          // of keys that are read, counted from key 0; 0: other groups read them too
+  int64_t run_begin, run_end;             // pages of the run: their keys are read, then their values
   float M[kRowSlots], L[kRowSlots];
 };
 
@@ -36,7 +41,7 @@ struct BlockTile {
   bool shared;                         // rows may share the walk over the values
   const float* mask[kTileRows];        // the row's bias (from `begin` on) if it masks keys in this block, else null
   float m[kRowSlots], l[kRowSlots];
-  alignas(64) float p[kTileRows][kBlock];  // scores, then their powers of 2
+  float (*p)[kBlock];  // of each row: scores, then their powers of 2
 };
 
 // Where the rows of o_b go: out = o_b, or, if keep is given, out = keep * out + add * o_b.
@@ -79,14 +84,16 @@ struct PageOfRows {
 class Touch {
  public:
   static constexpr int kSteps = 1;
-  // Whole lines of the rows from `row` on.
-  INLINE Touch(const PageOfRows& page, int64_t row, bool near)
+  // Whole lines of the rows from `row` on; rows that stand side by side are one. skip_bits: of lines that are touched,
+  // but not prefetched before.
+  INLINE Touch(const PageOfRows& page, int64_t row, bool near, uintptr_t skip_bits)
       : near_(near),
+        skip_bits_(skip_bits),
         at_(page.rows + row * page.ld),
-        in_row_(page.width / kLine),
+        in_row_((page.ld == page.width ? (kPage - row) * page.width : page.width) / kLine),
         skip_(page.ld - in_row_ * kLine),
         left_(in_row_),
-        rows_left_(kPage - row) {}
+        rows_left_(page.ld == page.width ? 1 : kPage - row) {}
   // The next N lines, as far as there are any.
   template <int N>
   INLINE void lines() {
@@ -110,9 +117,10 @@ class Touch {
   INLINE void line(const float* at) const {
     if (near_) return __builtin_prefetch(at, 0, 3);
     for (int i = 0; i < kLine; i += kLanes) touch(at + i);
-    __builtin_prefetch(at + kLater, 0, 2);
+    if (!skipped(at, skip_bits_)) __builtin_prefetch(at + kLater, 0, 2);
   }
   const bool near_;
+  const uintptr_t skip_bits_;
   const float* at_;
   const int64_t in_row_, skip_;
   int64_t left_, rows_left_;

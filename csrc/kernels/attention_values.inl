@@ -2,10 +2,9 @@
 
 // What is read after V vectors of columns of the values from key j on, until the end of their page.
 template <class T, int V>
-INLINE After<V> values_after(const AttentionArgs& args, const RowGroup& group, const BlockTile& tile, int64_t j,
-                             int64_t column) {
+INLINE After<V> values_after(const AttentionArgs& args, const RowGroup& group, int64_t j, int64_t column) {
   const int64_t ahead = pages_ahead<T>(args, args.Dv);
-  const PageOfRows page = after_values(args, group, tile, j / kPage, ahead);
+  const PageOfRows page = after_values(args, group, j / kPage, ahead);
   const char* next = reinterpret_cast<const char*>(page.rows) + (j % kPage * args.ldv + column) * int64_t(sizeof(T));
   After<V> after = {{}, args.near, skip_bits<T>(args.v_pages[j / kPage], page.rows, args.Dv, ahead)};
   for (int v = 0; v < V; ++v) after.page[v] = next + v * kLanes * int64_t(sizeof(T));
@@ -33,7 +32,7 @@ INLINE void add_values(Vf (&acc)[R][V], const AttentionArgs& args, const RowGrou
       if (!group.pages || (R == 1 && args.near && !args.ldk)) {
         multiply<kBlock, 1>(acc, p, columns, args.ldv, n);
       } else {
-        const After<V> after = values_after<T, V>(args, group, tile, j, column);
+        const After<V> after = values_after<T, V>(args, group, j, column);
         multiply<kBlock, 1>(acc, p, columns, args.ldv, n, after);
       }
     }
@@ -156,8 +155,8 @@ __attribute__((noinline)) void value_pages(const AttentionArgs& args, const RowG
     const int64_t j = tile.begin + from;
     n = static_cast<int>(minimum(kPage - j % kPage, tile.seen_to - from));
     const float* values = static_cast<const float*>(args.v_pages[j / kPage]) + j % kPage * args.ldv;
-    const PageOfRows after = after_values(args, group, tile, j / kPage, pages_ahead<float>(args, args.Dv));
-    ValueRows page = {from, n, values, Touch(after, 0, args.near)};
+    const PageOfRows after = after_values(args, group, j / kPage, pages_ahead<float>(args, args.Dv));
+    ValueRows page = {from, n, values, Touch(after, 0, args.near, kEveryLine)};
     page_columns<R, widest(R, 2 * kTileColumns)>(args, tile, page, 0, partial, to);
   }
 }
@@ -199,9 +198,8 @@ INLINE void value_block_of(const AttentionArgs& args, const RowGroup& group, Blo
   tile.shared = rows_share_values<T>(args, tile, R);
   constexpr int V = widest(R, 2 * kTileColumns);
   if constexpr (is_float<T>) {
-    // All columns at once where a tile does not hold them (two rows have room for the sums of 128), and where lines are
-    // touched, whose order goes on from keys to values.
-    const bool in_order = args.ldk ? R > 2 || !args.near : R > 2 && args.Dv > V * kLanes;
+    // All columns at once where a tile does not hold them; two rows have room for the sums of 128.
+    const bool in_order = args.Dv > V * kLanes || (args.ldk && R > 2);
     if (in_order && group.pages && tile.shared && args.Dv % kLanes == 0 && args.Dv <= kMostPagedColumns)
       return value_pages<R>(args, group, tile, to);
   }

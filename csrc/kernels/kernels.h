@@ -10,9 +10,10 @@
 
 namespace fastattn {
 
-constexpr int kPanel = 32;       // columns of a packed weight panel: panel p holds the weight's rows 32p.., zero padded
-constexpr int kPage = 16;        // tokens of a KV page: keys [D][16] (transposed), values [16][ldv]
-constexpr int kBlock = 128;      // keys per softmax block (8 pages), counted from key 0: fixed order of accumulation
+constexpr int kPanel = 32;   // columns of a packed weight panel: panel p holds the weight's rows 32p.., zero padded
+constexpr int kPage = 16;    // tokens of a KV page: keys [D][16] (transposed), values [16][ldv]
+constexpr int kBlock = 256;  // keys per softmax block (16 pages), counted from key 0: fixed order of accumulation
+constexpr int kTilePowers = 12 * kBlock;  // of the rows of a register tile, or of a run of blocks of fewer
 constexpr int kRowsAtOnce = 96;  // query rows that ops hand to one call of attention: they share the reads of a block
 // Query rows of a head from which on ops copy values that stand apart: at a stride of kilobytes they share few sets of
 // a cache.
@@ -126,7 +127,8 @@ struct AttentionPart {
   bool begins, ends;  // the first part, the last part
 };
 
-constexpr int64_t attention_scratch(int64_t rows, int64_t D) { return rows * round_up(D, 16); }
+// The queries, and the powers of a run.
+constexpr int64_t attention_scratch(int64_t rows, int64_t D) { return rows * round_up(D, 16) + kTilePowers; }
 
 // Floats of the partial results of `blocks` blocks: {m, l, o[Dv]} for each block and row.
 constexpr int64_t partial_floats(int64_t blocks, int64_t rows, int64_t Dv) { return blocks * rows * (Dv + 2); }

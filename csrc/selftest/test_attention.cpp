@@ -330,7 +330,7 @@ void test_attention() {
   check_powers();
   int variant = 0;
   for (int rows : {1, 2, 3, 4, 5, 6, 7, 13})
-    for (int64_t S : {1, 5, 16, 17, 33, 128, 129, 300}) {
+    for (int64_t S : {1, 5, 16, 17, 33, 256, 257, 300}) {
       const int64_t D = std::vector<int64_t>{1, 3, 16, 33, 64, 8, 24, 40}[size_t(variant) % 9 % 8];
       const int64_t Dv = std::vector<int64_t>{1, 5, 16, 17, 64, 80, 100}[size_t(variant) % 7];
       for (int kind = 0; kind < 6; ++kind) check_problem(rows, S, D, Dv, variant % 2 == 0, kind);
@@ -339,9 +339,12 @@ void test_attention() {
   for (int rows : {4, 12})  // columns in several groups, and more of them than are summed a page at a time
     for (int64_t Dv : {128, 256, 272})
       for (int kind = 0; kind < 6; ++kind) check_problem(rows, 300, 64, Dv, rows == 4, kind);
+  for (int rows : {1, 2, 5})  // runs of several blocks, more than one of them
+    for (int64_t Dv : {64, 160})
+      for (int kind = 0; kind < 6; ++kind) check_problem(rows, 8 * kBlock + 300, 48, Dv, rows == 2, kind);
   check_problem(0, 0, 4, 4, false, 0);
   check_problem(2, 0, 4, 4, false, 0);
-  for (int64_t S : {1, 20, 200})
+  for (int64_t S : {1, 20, 300})
     for (int64_t at : {int64_t{0}, S - 1})
       for (bool others_masked : {false, true}) check_nan(S, at, others_masked);
 }

@@ -10,7 +10,9 @@ using Vf = __m512;
 typedef int32_t Vi __attribute__((vector_size(64)));  // with elements of __m512i, GCC 12 keeps arrays in memory
 using Vm = __mmask16;
 
-INLINE Vm first_lanes(int n) { return static_cast<Vm>(_bzhi_u32(0xffff, n < 0 ? 0u : static_cast<unsigned>(n))); }
+INLINE Vm first_lanes(int n) {  // the instruction looks at the low byte of n alone
+  return static_cast<Vm>(_bzhi_u32(0xffff, static_cast<unsigned>(n < 0 ? 0 : n > kLanes ? kLanes : n)));
+}
 INLINE Vm lanes_between(int a, int b) { return static_cast<Vm>(first_lanes(b) & ~first_lanes(a)); }
 
 INLINE Vf load(const float* p) { return _mm512_loadu_ps(p); }
