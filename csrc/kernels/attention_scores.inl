@@ -72,11 +72,14 @@ template <int R>
 void score_key_rows(const AttentionArgs& args, const RowGroup& group, BlockTile& tile) {
   constexpr int square = kLanes * kLanes / kLine, lines = square < 4 ? square : 4;  // touched at once
   const int64_t ld = args.ldk;
+  // More arithmetic to a line (more rows, shorter vectors), and the processor's own prefetching stops; so it does in
+  // other widths.
+  const bool sparse = kLanes == kLine && R <= 2 && args.D >= 4 * kLine && args.D <= 8 * kLine;
+  const uintptr_t skip = sparse ? kOneInFour : kEveryLine;
   for (int key = tile.first; key < tile.last; key += kLanes) {
     const int64_t j = tile.begin + key;
     const float* k = static_cast<const float*>(args.k_pages[j / kPage]) + j % kPage * ld;
-    Touch next(after_keys(args, group, j / kPage, pages_ahead<float>(args, args.D)), j % kPage, args.near,
-               R <= 2 && args.D >= 4 * kLine ? kOneInFour : kEveryLine);
+    Touch next(after_keys(args, group, j / kPage, pages_ahead<float>(args, args.D)), j % kPage, args.near, skip);
     Vf acc[R];
     for (int r = 0; r < R; ++r) acc[r] = set1(0.0f);
     int64_t d = 0;

@@ -198,8 +198,9 @@ INLINE void value_block_of(const AttentionArgs& args, const RowGroup& group, Blo
   tile.shared = rows_share_values<T>(args, tile, R);
   constexpr int V = widest(R, 2 * kTileColumns);
   if constexpr (is_float<T>) {
-    // All columns at once where a tile does not hold them; two rows have room for the sums of 128.
-    const bool in_order = args.Dv > V * kLanes || (args.ldk && R > 2);
+    // All columns at once where they do not make up one tile, and where lines are touched.
+    const bool one_tile = args.Dv <= V * kLanes && (args.Dv & (args.Dv - 1)) == 0;
+    const bool in_order = !one_tile || (args.ldk && R > 2);
     if (in_order && group.pages && tile.shared && args.Dv % kLanes == 0 && args.Dv <= kMostPagedColumns)
       return value_pages<R>(args, group, tile, to);
   }
