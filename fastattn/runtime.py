@@ -96,8 +96,11 @@ class GraphCost:
 class Session(Protocol):
     """Sequences in flight, with their caches, memories and states; not shared between threads."""
 
-    batch: int
     capture: bool
+
+    @property
+    def batch(self) -> int:
+        """How many sequences there are."""
 
     def encode(self, inputs: Sequence[IntArray]) -> StepResult:
         """Starts a batch: runs the encoder on ragged int32 ids; every sequence is at position 0."""
@@ -216,7 +219,6 @@ class NativeSession:
         else:
             programs = NativePrograms(graphs, weights or {}, num_threads or _native.get_num_threads(), cache_type)
         self.capture = False
-        self.batch = 0
         self._programs = programs
         self._native = _native.Session(
             programs.encoder, programs.decoder, num_threads or programs.num_threads, programs.cache_type
@@ -228,7 +230,6 @@ class NativeSession:
             self._native.start(batch)
         except ValueError as error:
             raise InputError(str(error)) from None
-        self.batch = batch
 
     def encode(self, inputs: Sequence[IntArray]) -> StepResult:
         ids, lengths = self._flat(inputs)
@@ -236,7 +237,6 @@ class NativeSession:
             self._native.encode(ids, lengths, self.capture)
         except ValueError as error:
             raise InputError(str(error)) from None
-        self.batch = len(inputs)
         return self._result(np.empty((0, 0), np.float32), _EMPTY.reshape(0, 0), np.empty(0, np.float32), None)
 
     def step(
@@ -280,7 +280,11 @@ class NativeSession:
             self._native.reorder(np.ascontiguousarray(parents, np.int32))
         except ValueError as error:
             raise InputError(str(error)) from None
-        self.batch = len(parents)
+
+    @property
+    def batch(self) -> int:
+        """How many sequences there are."""
+        return self._native.batch
 
     @property
     def graphs(self) -> Mapping[str, Graph]:

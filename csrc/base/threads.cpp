@@ -110,17 +110,15 @@ class Leader {
 // Never destroyed: threads may still be inside while the process exits.
 struct Regions {
   std::mutex mutex;
-  bool used = false;    // this process has an OpenMP pool
-  bool orphan = false;  // it was forked from one that had
+  bool orphan = false;  // a forked child: OpenMP's pool may be its parent's, whoever used it there
   Leader* leader = nullptr;
 };
 
 Regions* regions = nullptr;
 
 void after_fork_in_child() {
-  const bool orphan = regions->used || regions->orphan;
   regions = new Regions;  // the old mutex may be held by a thread that does not exist here
-  regions->orphan = orphan;
+  regions->orphan = true;
 }
 
 const bool initialised = [] {
@@ -212,19 +210,25 @@ int64_t Shares::next(uint32_t call) {
   }
 }
 
+// OpenMP ends the process where a thread cannot be started; so many can be, and more would help nobody.
+int most_threads() {
+  static const int most = std::max(64, 8 * usable_cpus());
+  return most;
+}
+
 void run_region(int num_threads, RegionBody body, void* context) {
   if (num_threads <= 1) {
     Team alone{0, 1, nullptr};
     body(context, alone);
     return;
   }
+  num_threads = std::min(num_threads, most_threads());
   Regions* mine = regions;
   std::lock_guard<std::mutex> lock(mine->mutex);
   if (mine->orphan) {
     if (!mine->leader) mine->leader = new Leader;
     mine->leader->run(num_threads, body, context);
   } else {
-    mine->used = true;
     run_openmp(num_threads, body, context);
   }
 }

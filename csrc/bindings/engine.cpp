@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "bindings/unlocked.h"
 #include "engine/session.h"
 
 namespace py = pybind11;
@@ -22,6 +23,9 @@ using WeightPtr = std::shared_ptr<Weight>;
 Source source_of(const py::array& array, bool bfloat16) {
   if (array.ndim() < 1 || array.ndim() > 2)
     throw std::invalid_argument("a weight has one or two dimensions, got " + std::to_string(array.ndim()));
+  for (int i = 0; i < array.ndim(); ++i)
+    if (array.shape(i) > INT32_MAX) throw std::invalid_argument("an axis of a weight is longer than 2^31 - 1");
+  if (array.size() > int64_t{1} << 40) throw std::invalid_argument("a weight has more than 2^40 elements");
   const py::dtype type = array.dtype();
   const bool native = type.byteorder() == '=' || type.byteorder() == '|';
   Source s{};
@@ -52,7 +56,7 @@ WeightPtr make_weight(const py::array& array, bool packed, int num_threads, cons
   const Source source = source_of(array, bfloat16);
   const DType type = type_named(dtype);
   if (!packed && type != DType::float32) throw std::invalid_argument("a plain weight is float32, not " + dtype);
-  py::gil_scoped_release unlocked;
+  const Unlocked unlocked;
   return packed ? packed_weight(source, type, std::max(1, num_threads)) : plain_weight(source);
 }
 
@@ -225,6 +229,7 @@ py::tuple profile_of(const Profile& p) {
 
 // Tokens of the step.
 int64_t total(const Ints& ids, const Longs& lengths) {
+  if (ids.ndim() != 1 || lengths.ndim() != 1) throw std::invalid_argument("token ids and lengths have one dimension");
   int64_t tokens = 0;
   for (py::ssize_t i = 0; i < lengths.shape(0); ++i) {
     if (lengths.data()[i] < 0 || lengths.data()[i] > ids.shape(0) - tokens)
@@ -243,7 +248,7 @@ void start(PySession& session, int64_t batch) {
 void encode(PySession& session, const Ints& ids, const Longs& lengths, bool capture) {
   const Turn turn(session);
   total(ids, lengths);
-  py::gil_scoped_release unlocked;
+  const Unlocked unlocked;
   session.encode(ids.data(), lengths.data(), lengths.shape(0), capture);
 }
 
@@ -277,7 +282,7 @@ py::tuple step(PySession& session, const Ints& ids, const Longs& lengths, int k,
   attach(penalised, rows, vocabulary, "penalised", &select.penalised_rows, &select.penalised);
   attach(banned, rows, vocabulary, "banned", &select.banned_rows, &select.banned);
   {
-    py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     session.step(ids.data(), lengths.data(), lengths.shape(0), select, all_rows, capture);
   }
   return results_of(session, k);
@@ -287,6 +292,7 @@ py::tuple step(PySession& session, const Ints& ids, const Longs& lengths, int k,
 py::tuple greedy(PySession& session, const Ints& ids, int64_t most, const Ints& stops, const Csr& banned,
                  int64_t vocabulary) {
   const Turn turn(session);
+  if (ids.ndim() != 1 || stops.ndim() != 1) throw std::invalid_argument("token ids and stops have one dimension");
   const py::ssize_t batch = ids.shape(0);
   Select best;
   best.k = 1;
@@ -297,7 +303,7 @@ py::tuple greedy(PySession& session, const Ints& ids, int64_t most, const Ints& 
   float* score = scores.mutable_data();
   int64_t done;
   {
-    py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     done = session.greedy(ids.data(), batch, most, best, stops.data(), stops.shape(0), token, score);
   }
   const py::slice taken(0, done, 1);
@@ -306,7 +312,8 @@ py::tuple greedy(PySession& session, const Ints& ids, int64_t most, const Ints& 
 
 void reorder(PySession& session, const Ints& parents) {
   const Turn turn(session);
-  py::gil_scoped_release unlocked;
+  if (parents.ndim() != 1) throw std::invalid_argument("parents have one dimension");
+  const Unlocked unlocked;
   session.reorder(parents.data(), parents.shape(0));
 }
 
@@ -350,7 +357,8 @@ void bind_engine(py::module_& m) {
              if (type == DType::int4) throw std::invalid_argument("cache_type is float32, bfloat16 or int8, not int4");
              return std::make_unique<PySession>(std::move(encoder), std::move(decoder), num_threads, type);
            }),
-           py::arg("encoder").none(true), py::arg("decoder"), py::arg("num_threads"), py::arg("cache_type") = "float32")
+           py::arg("encoder").none(true), py::arg("decoder").none(false), py::arg("num_threads"),
+           py::arg("cache_type") = "float32")
       .def("start", &start, py::arg("batch"))
       .def("encode", &encode, py::arg("ids"), py::arg("lengths"), py::arg("capture"))
       .def("step", &step, py::arg("ids"), py::arg("lengths"), py::arg("k"), py::arg("log_probs"), py::arg("penalty"),

@@ -9,7 +9,9 @@
 #include <stdexcept>
 #include <string>
 #include <variant>
+#include <vector>
 
+#include "bindings/unlocked.h"
 #include "ops/dense_attention.h"
 #include "ops/dense_linear.h"
 #include "ops/dense_recurrent.h"
@@ -29,9 +31,21 @@ void require(bool ok, const char* name, const char* what) {
   if (!ok) throw std::invalid_argument(std::string(name) + ": " + what);
 }
 
+// Views of one element repeated have any size without having memory; products of sizes are reckoned in 64 bits.
+void require_size(const py::array& x, const char* name) {
+  constexpr int64_t most_elements = int64_t{1} << 40;
+  int64_t elements = 1;
+  for (int i = 0; i < x.ndim(); ++i) {
+    require(x.shape(i) <= INT32_MAX, name, "an axis is longer than 2^31 - 1");
+    elements *= x.shape(i);
+    require(elements <= most_elements, name, "more than 2^40 elements");
+  }
+}
+
 template <typename T, int N>
 dense::View<T, N> view_of(T* data, const py::array& x, const char* name) {
   require(x.ndim() == N, name, "wrong number of dimensions");
+  require_size(x, name);
   dense::View<T, N> v;
   v.data = data;
   for (int i = 0; i < N; ++i) {
@@ -73,10 +87,12 @@ void require_shape(const dense::Out<N>& x, const int64_t (&shape)[N], const char
   require(rows_contiguous(x), name, "last axis is not contiguous");
 }
 
-const int64_t* bounded(const Longs& x, int64_t size, int64_t most, const char* name) {
+// A copy, whose elements are checked: the array may change while the GIL is given up.
+std::vector<int64_t> bounded(const Longs& x, int64_t size, int64_t most, const char* name) {
   const int64_t* data = flat(x, size, name);
-  for (int64_t i = 0; i < size; ++i) require(data[i] >= 0 && data[i] <= most, name, "outside its range");
-  return data;
+  const std::vector<int64_t> copy(data, data + size);
+  for (const int64_t i : copy) require(i >= 0 && i <= most, name, "outside its range");
+  return copy;
 }
 
 Activation activation_named(const std::string& name) {
@@ -111,12 +127,13 @@ void attention(const Floats& query, const Floats& key, const Floats& value, cons
   require(op.v.shape[1] == G && op.v.shape[2] == S, "value", "wrong shape");
   op.mask = mask_of(mask, {B, H, T, S});
   op.window = {left, right};
-  op.q_start = flat(q_start, B, "q_start"), op.kv_lengths = bounded(kv_lengths, B, S, "kv_lengths");
+  const std::vector<int64_t> seen = bounded(kv_lengths, B, S, "kv_lengths");
+  op.q_start = flat(q_start, B, "q_start"), op.kv_lengths = seen.data();
   op.scale = scale, op.softcap = softcap;
   op.out = out<4>(result, "out");
   require_shape(op.out, {B, H, T, op.v.shape[3]}, "out");
   op.weights = weights ? flat_out(*weights, B * H * T * S, "weights") : nullptr;
-  py::gil_scoped_release release;
+  const Unlocked unlocked;
   dense::attention(op);
 }
 
@@ -129,17 +146,18 @@ void score_attention(const Floats& query, const Floats& keys, const OptionalFloa
   require(op.values.shape[0] == B && op.values.shape[1] == S, "values", "wrong shape");
   require(rows_contiguous(op.q) && rows_contiguous(op.k) && rows_contiguous(op.values), "keys",
           "last axis is not contiguous");
-  op.v = flat(v, A, "v"), op.lengths = bounded(lengths, B, S, "lengths");
+  const std::vector<int64_t> seen = bounded(lengths, B, S, "lengths");
+  op.v = flat(v, A, "v"), op.lengths = seen.data();
   op.weights = flat_out(weights, B * T * S, "weights");
   op.context = flat_out(context, B * T * op.values.shape[2], "context");
-  py::gil_scoped_release release;
+  const Unlocked unlocked;
   dense::score_attention(op);
 }
 
 std::shared_ptr<Weight> pack(const Floats& weight, const std::string& dtype) {
   const auto view = in<2>(weight, "weight");
   const DType type = type_named(dtype);
-  py::gil_scoped_release release;
+  const Unlocked unlocked;
   return dense::pack(view, type);
 }
 
@@ -170,21 +188,21 @@ void linear(const Floats& x, const std::variant<std::shared_ptr<Weight>, Floats>
     require(op.residual.shape[0] == rows && op.residual.shape[1] == O && rows_contiguous(op.residual), "residual",
             "wrong shape");
   }
-  py::gil_scoped_release release;
+  const Unlocked unlocked;
   dense::linear(op);
 }
 
 void softmax(const Floats& x, Floats& result) {
   const auto view = in<2>(x, "x");
   float* y = flat_out(result, x.size(), "out");
-  py::gil_scoped_release release;
+  const Unlocked unlocked;
   dense::softmax(view, y);
 }
 
 void log_softmax(const Floats& x, Floats& result) {
   const auto view = in<2>(x, "x");
   float* y = flat_out(result, x.size(), "out");
-  py::gil_scoped_release release;
+  const Unlocked unlocked;
   dense::log_softmax(view, y);
 }
 
@@ -192,7 +210,7 @@ void activation(const Floats& x, const std::string& kind, Floats& result) {
   const auto view = in<2>(x, "x");
   const Activation activation = activation_named(kind);
   float* y = flat_out(result, x.size(), "out");
-  py::gil_scoped_release release;
+  const Unlocked unlocked;
   dense::activation(view, activation, y);
 }
 
@@ -200,7 +218,7 @@ void layer_norm(const Floats& x, const OptionalFloats& weight, const OptionalFlo
   const auto view = in<2>(x, "x");
   const float *w = flat(weight, view.shape[1], "weight"), *b = flat(bias, view.shape[1], "bias");
   float* y = flat_out(result, x.size(), "out");
-  py::gil_scoped_release release;
+  const Unlocked unlocked;
   dense::layer_norm(view, w, b, eps, y);
 }
 
@@ -208,17 +226,17 @@ void rms_norm(const Floats& x, const OptionalFloats& weight, float eps, Floats& 
   const auto view = in<2>(x, "x");
   const float* w = flat(weight, view.shape[1], "weight");
   float* y = flat_out(result, x.size(), "out");
-  py::gil_scoped_release release;
+  const Unlocked unlocked;
   dense::rms_norm(view, w, eps, y);
 }
 
 void top_k(const Floats& x, int k, Floats& values, py::array_t<int32_t, 0>& indices) {
   const auto view = in<2>(x, "x");
-  require(k >= 0 && k <= view.shape[1] && view.shape[1] <= INT32_MAX, "k", "outside its range");
+  require(k >= 0 && k <= view.shape[1], "k", "outside its range");
   float* v = flat_out(values, view.shape[0] * k, "values");
   flat(indices, view.shape[0] * k, "indices");
   int32_t* i = indices.mutable_data();
-  py::gil_scoped_release release;
+  const Unlocked unlocked;
   dense::top_k(view, k, v, i);
 }
 
@@ -226,16 +244,18 @@ void embedding(const Longs& ids, const std::variant<std::shared_ptr<Weight>, Flo
                Floats& result) {
   if (const auto* packed = std::get_if<std::shared_ptr<Weight>>(&weight)) {
     require(*packed && (*packed)->packed(), "weight", "not packed");
-    const int64_t count = ids.size(), *list = bounded(ids, count, (*packed)->rows - 1, "ids");
+    const int64_t count = ids.size();
+    const std::vector<int64_t> list = bounded(ids, count, (*packed)->rows - 1, "ids");
     float* y = flat_out(result, count * (*packed)->cols, "out");
-    py::gil_scoped_release release;
-    return dense::embedding(list, count, **packed, scale, y);
+    const Unlocked unlocked;
+    return dense::embedding(list.data(), count, **packed, scale, y);
   }
   const auto table = in<2>(std::get<Floats>(weight), "weight");
-  const int64_t count = ids.size(), *list = bounded(ids, count, table.shape[0] - 1, "ids");
+  const int64_t count = ids.size();
+  const std::vector<int64_t> list = bounded(ids, count, table.shape[0] - 1, "ids");
   float* y = flat_out(result, count * table.shape[1], "out");
-  py::gil_scoped_release release;
-  dense::embedding(list, count, table, scale, y);
+  const Unlocked unlocked;
+  dense::embedding(list.data(), count, table, scale, y);
 }
 
 void recurrent(const std::string& cell, bool reverse, const Floats& x, const Weight& weight_ih, const Weight& weight_hh,
@@ -254,11 +274,12 @@ void recurrent(const std::string& cell, bool reverse, const Floats& x, const Wei
   require(rows_contiguous(op.x), "x", "last axis is not contiguous");
   require(lstm == c.has_value(), "c", "belongs to the LSTM");
   op.bias_ih = flat(bias_ih, O, "bias_ih"), op.bias_hh = flat(bias_hh, O, "bias_hh");
-  op.lengths = bounded(lengths, B, T, "lengths");
+  const std::vector<int64_t> seen = bounded(lengths, B, T, "lengths");
+  op.lengths = seen.data();
   op.out = out<3>(result, "out");
   require_shape(op.out, {B, T, H}, "out");
   op.h = flat_out(h, B * H, "h"), op.c = lstm ? flat_out(*c, B * H, "c") : nullptr;
-  py::gil_scoped_release release;
+  const Unlocked unlocked;
   dense::recurrent(op);
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/threads.h"
+#include "bindings/unlocked.h"
 #include "dispatch/dispatch.h"
 
 namespace py = pybind11;
@@ -18,7 +19,7 @@ double seconds() { return std::chrono::duration<double>(std::chrono::steady_cloc
 
 // GFLOP/s of fused multiply-adds in registers on num_threads threads at once.
 double fma_gflops(int num_threads, double budget) {
-  py::gil_scoped_release unlocked;
+  const Unlocked unlocked;
   num_threads = std::max(1, num_threads);
   std::vector<double> rates(static_cast<size_t>(num_threads), 0.0);
   parallel(num_threads, [&](Team& team) {
@@ -38,7 +39,7 @@ double fma_gflops(int num_threads, double budget) {
 double read_gbs(const py::array_t<float, py::array::c_style>& array, int num_threads, int repeats) {
   const float* data = array.data();
   const int64_t n = array.size();
-  py::gil_scoped_release unlocked;
+  const Unlocked unlocked;
   double best = 0;
   for (int i = 0; i < repeats; ++i) {
     const double begin = seconds();

@@ -50,8 +50,8 @@ std::vector<Level> detect_levels() {
 }
 
 const std::vector<Level>& levels() {
-  static const std::vector<Level> usable = detect_levels();
-  return usable;
+  static const auto* usable = new std::vector<Level>(detect_levels());  // threads may use it while the process exits
+  return *usable;
 }
 
 std::atomic<const Level*> active_level{nullptr};

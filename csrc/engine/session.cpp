@@ -71,6 +71,10 @@ void Session::all_or_nothing(Work work) {
     copies_.clear();
     plan_ = Plan();
     layout_ = Layout();
+    frame_ = Frame();  // nothing of it may be looked at any more
+    frame_.state = &state_;
+    frame_.results = &results_;
+    results_.logits = nullptr;
     batch_ = 0;
     encoded_ = false;
     throw;
@@ -84,6 +88,7 @@ void Session::start(int64_t batch) {
 
 void Session::begin(int64_t batch) {
   encoded_ = false;
+  if (static_cast<size_t>(batch) > state_.sequences.max_size()) throw std::bad_alloc();
   for (Sequence& sequence : state_.sequences) state_.release(sequence);
   if (static_cast<int64_t>(state_.sequences.size()) < batch) state_.sequences.resize(static_cast<size_t>(batch));
   state_.states.resize(static_cast<size_t>(batch * state_.state_width));

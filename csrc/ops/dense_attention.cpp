@@ -195,8 +195,9 @@ struct Head {
 
 // Rows of keys or values in pages. A page is used where it stands if it is whole and its rows are contiguous, else it
 // is copied; a copied page has the leading dimension of the others. Where that is too narrow for a row (overlapping or
-// reversed rows), all pages are copied.
+// reversed rows), or so wide that copies would be mostly empty, or where no page is used as it stands, all are copied.
 struct RowPages {
+  static constexpr int64_t kFarApart = 1 << 16;  // floats between rows
   const In<4>& x;
   int64_t width;
   bool copy;
@@ -205,7 +206,8 @@ struct RowPages {
   RowPages(const In<4>& array, bool copy_all)
       : x(array),
         width(array.shape[3]),
-        copy(copy_all || array.stride[2] < width || array.stride[2] == 0),
+        copy(copy_all || array.stride[2] < width || array.stride[2] == 0 || array.stride[2] > kFarApart ||
+             array.shape[2] <= kPage),
         ld(copy ? width : array.stride[2]),
         page_floats(Scratch::padded(kPage * ld)) {}
 
