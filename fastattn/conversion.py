@@ -73,19 +73,38 @@ def convert(
             f"{source}: is converted already, to {checkpoint.converted.compute_type}; convert the original model"
         )
     assembly = assemble(checkpoint)  # before any folder is made
+    watched = _Watched(progress) if progress else None
     try:
         _check_target(source, target, force)
         making = _beside(target)
         making.mkdir(parents=True)
         try:
-            _write(assembly, making, compute_type, num_threads, progress)
-            _move(making, target)
+            _write(assembly, making, compute_type, num_threads, watched)
+            _check_target(source, target, force)  # what has appeared there meanwhile
+            _move(making, target, force)
         except BaseException:
             shutil.rmtree(making, ignore_errors=True)
             raise
     except OSError as error:
+        if watched and error is watched.raised:
+            raise
         raise OptionError(f"out: {target} cannot be written: {error.strerror or error}") from error
     return target
+
+
+class _Watched:
+    """The caller's progress; an OSError it raises is the caller's own, and says nothing about `out`."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.raised: OSError | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        try:
+            self.progress(done, total)
+        except OSError as error:
+            self.raised = error
+            raise
 
 
 def _check_target(source: Path, target: Path, force: bool) -> None:
@@ -95,6 +114,9 @@ def _check_target(source: Path, target: Path, force: bool) -> None:
         raise OptionError(f"out: {target} holds the model that is to be converted")
     if not target.is_dir() or target.is_symlink():
         raise OptionError(f"out: {target} exists and is no folder")
+    if target.samefile(os.curdir) or os.path.ismount(target):
+        what = "a mount point" if os.path.ismount(target) else "the current folder"
+        raise OptionError(f"out: {target} is {what}, which cannot be replaced; choose a folder in it")
     found = sorted(path.name for path in target.iterdir())
     strange = [name for name in found if name not in (WEIGHTS, *COPIED)] or (found if WEIGHTS not in found else [])
     if strange:
@@ -121,10 +143,10 @@ def _beside(target: Path) -> Path:
     return target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}"
 
 
-def _move(made: Path, target: Path) -> None:
+def _move(made: Path, target: Path, force: bool) -> None:
     """The finished folder takes its place; what was there is gone only then."""
-    if not target.exists():
-        made.rename(target)
+    if not force or not target.exists():
+        made.rename(target)  # takes the place of an empty folder, of nothing else
         return
     old = _beside(target)
     target.rename(old)

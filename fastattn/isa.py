@@ -31,11 +31,10 @@ def use(name: str) -> Iterator[None]:
     ...     active()
     'generic'
     """
+    if name not in available():
+        raise OptionError(f"isa: found {name!r}, expected one of {', '.join(available())}")
     before = active()
-    try:
-        _native.set_isa(name)
-    except ValueError as error:
-        raise OptionError(str(error)) from None
+    _native.set_isa(name)
     try:
         yield
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
@@ -186,6 +187,8 @@ def _limits(num_threads: int) -> Mapping[str, float]:
 def node_names(graph: Graph) -> list[str]:
     """A name per node: the module its parameters have in common; without parameters, that of its neighbours.
 
+    A parameter that several nodes of an op read (as all layers of T5 do one table of biases) names none of them.
+
     >>> from fastattn.graph import apply, tracing
     >>> from fastattn.nn import Embedding, LayerNorm, Module
     >>> class Toy(Module):
@@ -198,14 +201,16 @@ def node_names(graph: Graph) -> list[str]:
     >>> node_names(graph)
     ['embed', 'norm', 'select_rows']
     """
+    readers = Counter((node.op, name) for node in graph.nodes for name in set(node.params.values()))
+    own = [[name for name in node.params.values() if readers[node.op, name] == 1] for node in graph.nodes]
     names = []
-    for node in graph.nodes:
-        modules = [name.rpartition(".")[0] for name in node.params.values()]
+    for params in own:
+        modules = [name.rpartition(".")[0] for name in params]
         names.append(_common(modules) or next((name for name in modules if name), ""))
     producer = {value: i for i, node in enumerate(graph.nodes) for value in node.outputs}
     found = list(names)
     for i, node in enumerate(graph.nodes):
-        if node.params:
+        if own[i]:
             continue
         before = [names[producer[value]] for value in node.inputs if value in producer]
         after = [names[j] for j, reader in enumerate(graph.nodes) if set(reader.inputs) & set(node.outputs)]

@@ -440,6 +440,44 @@ def test_a_pipe_of_lines_keeps_its_shape(pomme: str) -> None:
 WRITER = str(Path(__file__).parent / "golden" / "decoders" / "gpt2-text")
 
 
+SISTER = "ma sœur est ici"
+ASCII_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def written(environment: dict[str, str], *arguments: str) -> bytes:
+    """What a translation with œ in it writes to a pipe."""
+    plain = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHONIO", "PYTHONUTF8", "LC_", "LANG"))}
+    command = [sys.executable, "-m", "fastattn", "translate", *arguments, "my sister is here"]
+    done = subprocess.run(command, capture_output=True, timeout=120, env=plain | environment, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    return done.stdout
+
+
+def test_output_is_utf8_whatever_the_locale() -> None:
+    assert written(ASCII_LOCALE) == f"{SISTER}\n".encode()
+    assert "█" in written(ASCII_LOCALE, "--attention").decode()
+    assert json.loads(written(ASCII_LOCALE, "--output-format", "json"))["text"] == SISTER
+    assert "sœur".encode() in written(ASCII_LOCALE, "--output-format", "json")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"),
+    [
+        ("latin-1", rb"ma s\u0153ur est ici"),
+        ("iso8859-15", SISTER.encode("iso8859-15")),
+        ("ascii:ignore", b"ma sur est ici"),
+        ("ascii:surrogateescape", rb"ma s\u0153ur est ici"),
+        (":strict", SISTER.encode()),
+    ],
+)
+def test_pythonioencoding_decides_and_nothing_is_lost(encoding: str, expected: bytes) -> None:
+    chosen = {**ASCII_LOCALE, "PYTHONIOENCODING": encoding}
+    assert written(chosen) == expected + b"\n"
+    shown = written(chosen, "--output-format", "json").decode(encoding.partition(":")[0] or "utf-8")
+    assert json.loads(shown)["text"] == SISTER  # with JSON's own escapes
+    assert written(chosen, "--attention")
+
+
 def test_generate_continues_prompts() -> None:
     pytest.importorskip("tokenizers")
     done = fastattn_command("generate", WRITER, "The children", "She drinks", "--max-new-tokens", "20")

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 import fastattn
 from fastattn import cli
+from fastattn.conversion import _move
 from fastattn.loaders import open_checkpoint
 from fastattn.packing import COMPUTE_TYPES
 
@@ -135,6 +136,72 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fastattn.convert("en-fr-luong", out, force=True, progress=stop)
     assert fastattn.load(out).compute_type == "int4" and os.listdir(tmp_path) == ["out"]
+
+
+def test_an_error_of_the_callback_is_its_own(tmp_path: Path) -> None:
+    mine = ConnectionResetError("the dashboard is gone")
+
+    def report(done: int, total: int) -> None:
+        raise mine
+
+    with pytest.raises(ConnectionResetError) as caught:
+        fastattn.convert("en-fr-luong", tmp_path / "out", progress=report)
+    assert caught.value is mine and os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_cannot_be_replaced_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    def never(done: int, total: int) -> None:
+        raise AssertionError("packs already")
+
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for out in (".", "", Path.cwd(), "../here"):
+        with pytest.raises(fastattn.OptionError, match=r"^out: .* is the current folder, which cannot be replaced"):
+            fastattn.convert("en-fr-luong", out, force=force, progress=never)
+    with pytest.raises(fastattn.OptionError, match=r"^out: / is a mount point, which cannot be replaced"):
+        fastattn.convert("en-fr-luong", "/", force=force, progress=never)
+    assert os.listdir(tmp_path) == ["here"] and os.listdir() == []
+
+
+def test_what_appears_meanwhile_is_not_replaced(tmp_path: Path, folder: Path) -> None:
+    out = tmp_path / "out"
+
+    def convert_too(done: int, total: int) -> None:
+        shutil.copytree(folder, out, dirs_exist_ok=True)
+
+    def write_too(done: int, total: int) -> None:
+        out.mkdir(exist_ok=True)
+        (out / "thesis.txt").write_text("years of work")
+
+    with pytest.raises(fastattn.OptionError, match="exists; force=True"):
+        fastattn.convert("en-fr-luong", out, progress=convert_too)
+    assert fastattn.load(out).family == "marian" and os.listdir(tmp_path) == ["out"]
+    assert fastattn.load(fastattn.convert("en-fr-luong", out, force=True, progress=convert_too)).family != "marian"
+    shutil.rmtree(out)
+    for force in (False, True):
+        with pytest.raises(fastattn.OptionError, match=r"holds 'thesis.txt'"):
+            fastattn.convert("en-fr-luong", out, force=force, progress=write_too)
+        assert os.listdir(out) == ["thesis.txt"] and os.listdir(tmp_path) == ["out"]
+
+
+def test_the_last_step_takes_no_place_that_is_taken(tmp_path: Path) -> None:
+    """Between the last look and the move, too."""
+    made, out = tmp_path / "made", tmp_path / "out"
+    for path in (made, out):
+        path.mkdir()
+        (path / "file").write_text(path.name)
+    with pytest.raises(OSError, match=r"not empty|exists"):
+        _move(made, out, force=False)
+    assert (out / "file").read_text() == "out"
+    _move(made, out, force=True)
+    assert (out / "file").read_text() == "made" and os.listdir(tmp_path) == ["out"]
+
+
+def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    assert fastattn.load(fastattn.convert("en-fr-luong", tmp_path)).compute_type == "int8"
 
 
 def test_the_folder_has_the_rights_of_any_other(tmp_path: Path, folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,8 +65,8 @@ def test_use_nests_and_survives_an_exception() -> None:
     assert isa.active() == before
 
 
-@pytest.mark.parametrize("name", ["", "AVX2", "sse9", "avx2 "])
-def test_an_unknown_name_is_an_error(name: str) -> None:
+@pytest.mark.parametrize("name", ["", "AVX2", "sse9", "avx2 ", None, 5])
+def test_an_unknown_name_is_an_error(name: Any) -> None:
     with pytest.raises(OptionError) as error, isa.use(name):
         pass
     assert repr(name) in str(error.value) and ", ".join(ALL) in str(error.value)

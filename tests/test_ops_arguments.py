@@ -7,12 +7,14 @@ import importlib
 import inspect
 import threading
 import time
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
 from ops_support import same_bits, threads
 
+import fastattn
 from fastattn import ops, reference
 
 RNG = np.random.default_rng(6)
@@ -146,6 +148,12 @@ def test_a_wrong_shape_is_named(op: str, name: str) -> None:
         (SDPA, {"window": (-1, 2)}, r"window: .*at least 0"),
         (SDPA, {"softcap": -1.0}, r"softcap: "),
         (SDPA, {"softcap": float("nan")}, r"softcap: "),
+        (SDPA, {"scale": float("nan")}, r"scale: expected a finite float32 number, got nan"),
+        (SDPA, {"scale": -1e300}, r"scale: "),
+        (SDPA, {"scale": 10**400}, r"scale: "),
+        ("rms_norm", {"eps": float("inf")}, r"eps: expected a finite float32 number of at least 0, got inf"),
+        ("embedding", {"scale": float("inf")}, r"scale: "),
+        ("top_k", {"x": np.broadcast_to(np.float32(1), (1, 2**32)), "k": 1}, r"x: .* axis -1, got 4294967296"),
         ("multi_head_attention", {"num_heads": 3}, r"num_heads: expected a divisor of C = 4, got 3"),
         ("multi_head_attention", {"num_heads": 0}, r"num_heads: "),
         ("additive_attention", {"W_k": ones(7, 5)}, r"W_k: expected shape \[A=7, Hk=6\], got \[7, 5\]"),
@@ -189,9 +197,20 @@ def test_errors_say_what_was_found_and_expected(op: str, change: dict[str, Any],
         ("top_k", {"k": 1.0}, "k"),
         ("softmax", {"axis": "last"}, "axis"),
         ("gru", {"lengths": ["5", "5"]}, "lengths"),
+        (SDPA, {"scale": "x"}, "scale"),
+        (SDPA, {"softcap": None}, "softcap"),
+        (SDPA, {"softcap": "x"}, "softcap"),
+        ("multi_head_attention", {"scale": "1"}, "scale"),
+        ("layer_norm", {"eps": "x"}, "eps"),
+        ("rms_norm", {"eps": None}, "eps"),
+        ("embedding", {"scale": "x"}, "scale"),
+        ("embedding", {"scale": [1.0, 2.0]}, "scale"),
+        ("gru", {"weights": None}, "weights"),
+        ("lstm", {"weights": 5}, "weights"),
+        ("gru", {"weights": [None]}, r"weights\[0\]"),
     ],
 )
-def test_integers_and_masks_of_a_wrong_type_are_named(op: str, change: dict[str, Any], name: str) -> None:
+def test_integers_numbers_and_masks_of_a_wrong_type_are_named(op: str, change: dict[str, Any], name: str) -> None:
     with pytest.raises(TypeError, match=f"^{name}: "):
         call(op, **{**CALLS[op], **change})
 
@@ -315,6 +334,35 @@ def test_packed_projections_of_heads_begin_in_any_panel(width: int) -> None:
             ops.multi_head_attention(*arrays, w_in, None, w_out, None, 2),
             ops.multi_head_attention(*arrays, ops.pack(w_in), None, w_out, None, 2),
         )
+
+
+@pytest.mark.parametrize(("op", "name"), sorted(set(ARRAYS) - set(PACKABLE) - {("embedding", "weight")}))
+def test_a_packed_weight_where_none_is_taken_is_called_so(op: str, name: str) -> None:
+    with pytest.raises(TypeError, match=rf"^{name}: expected numbers .*got a packed weight"):
+        call(op, **{**CALLS[op], name: ops.pack(ones(7, 10))})
+
+
+@pytest.mark.parametrize("scale", [2, np.float32(2), np.float64(2), np.array(2.0), Fraction(2)])
+def test_any_real_number_is_a_scale(scale: Any) -> None:
+    assert ops.embedding([0], ones(1, 2), scale).tolist() == [[2.0, 2.0]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_threads": "x"}, "num_threads: expected a positive number, got 'x'"),
+        ({"num_threads": 0}, "num_threads: expected a positive number, got 0"),
+        ({"num_threads": True}, "num_threads: expected a positive number, got True"),
+        ({"num_threads": 1.5}, "num_threads: found 1.5, expected an integer from 1 to 1024"),
+        ({"num_threads": 1025}, "num_threads: found 1025, expected an integer from 1 to 1024"),
+        ({"seconds": None}, "seconds: expected a positive number, got None"),
+        ({"seconds": float("nan")}, "seconds: expected a positive number, got nan"),
+        ({"megabytes": 1.5}, "megabytes: found 1.5, expected an integer"),
+    ],
+)
+def test_arguments_of_the_roofline_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(fastattn.OptionError, match=f"^{message}"):
+        fastattn.roofline(**options)
 
 
 def test_packing_copies_and_takes_any_strides() -> None:

@@ -71,6 +71,18 @@ def test_names_come_from_the_parameters() -> None:
     assert all(names)
 
 
+def test_a_shared_parameter_names_no_layer() -> None:
+    """All layers of a T5 read the first one's table of biases."""
+    model = fastattn.load(GOLDEN / "t5" / "gated")
+    for graph, layers in (("encoder", 3), ("decoder", 2)):
+        nodes = model.graphs()[graph]
+        found = [name for node, name in zip(nodes.nodes, node_names(nodes), strict=True) if node.op == "attention"]
+        assert found == [f"{graph}.block.{i}.layer.0.SelfAttention" for i in range(layers)]
+    profile = model.profile([5, 6, 7])
+    names = {row.name: row.calls for row in profile.by_name(3) if row.graph == "decoder"}
+    assert names["decoder.block.0"] == names["decoder.block.1"]
+
+
 @pytest.mark.parametrize("name", ["en-fr-transformer", "en-fr-bahdanau"])
 def test_a_profile_of_a_model(name: str) -> None:
     model = fastattn.load(name)

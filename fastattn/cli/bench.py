@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import statistics
 import sys
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn.cli.console import Progress, at_least, columns
+from fastattn.cli.console import Progress, at_least, columns, print_json
 from fastattn.cli.loading import bar
 from fastattn.packing import COMPUTE_TYPES
 from fastattn.runtime import CACHE_TYPES
@@ -70,7 +69,10 @@ def run(arguments: argparse.Namespace) -> None:
             options = {"compute_type": arguments.compute_type, "cache_type": arguments.cache_type}
             model = fastattn.load(arguments.profile, progress=packing, **options)
         profile = model.profile(num_beams=arguments.beams)
-        print(json.dumps(as_json(profile), ensure_ascii=False) if arguments.json else profile)
+        if arguments.json:
+            print_json(as_json(profile))
+        else:
+            print(profile)
         return
     limits = fastattn.roofline()
     rows = []
@@ -83,7 +85,10 @@ def run(arguments: argparse.Namespace) -> None:
     finally:
         progress.close()
     report = {"machine": machine(limits), "results": rows}
-    print(json.dumps(report, ensure_ascii=False) if arguments.json else as_text(report))
+    if arguments.json:
+        print_json(report)
+    else:
+        print(as_text(report))
 
 
 def as_json(profile: Profile) -> dict[str, Any]:

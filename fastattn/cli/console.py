@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import io
+import json
+import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 BAR = 24  # columns
+RAISING = ("strict", "surrogateescape", "surrogatepass")  # what a stream does with characters it lacks
 
 
 def one_line(message: str) -> str:
@@ -19,6 +24,29 @@ def one_line(message: str) -> str:
 def note(message: str) -> None:
     """A remark for the person, beside the results."""
     print(f"fastattn: {one_line(message)}", file=sys.stderr, flush=True)
+
+
+def set_encoding() -> None:
+    """Results are UTF-8 whatever the locale, as the input is; a terminal and PYTHONIOENCODING know better.
+
+    Characters the encoding lacks are escaped: an output with a hole is worth more than a traceback.
+    """
+    stream = sys.stdout
+    if not isinstance(stream, io.TextIOWrapper):
+        return
+    told = os.environ.get("PYTHONIOENCODING", "").partition(":")[0]
+    encoding = stream.encoding if told or stream.isatty() else "utf-8"
+    stream.reconfigure(encoding=encoding, errors="backslashreplace" if stream.errors in RAISING else stream.errors)
+
+
+def print_json(value: Any) -> None:
+    """One object on a line. What the output's encoding lacks is escaped as JSON does it: a stream's escapes are not JSON."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value)
+    print(text)
 
 
 def terminal_width() -> int:

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from fastattn.cli.console import columns
+from fastattn.cli.console import columns, print_json
 from fastattn.cli.loading import bar
 from fastattn.packing import COMPUTE_TYPES
 
@@ -34,7 +34,10 @@ def run(arguments: argparse.Namespace) -> None:
         print("\n\n".join(str(graph) for graph in model.graphs().values()))
         return
     description = describe(model)
-    print(json.dumps(description, ensure_ascii=False) if arguments.json else as_text(description))
+    if arguments.json:
+        print_json(description)
+    else:
+        print(as_text(description))
 
 
 def describe(model: Model) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from fastattn.cli import explain, loading
-from fastattn.cli.console import Progress, at_least, note
+from fastattn.cli.console import Progress, at_least, note, print_json
 from fastattn.errors import InputError, OptionError
 
 if TYPE_CHECKING:
@@ -138,7 +137,7 @@ class Job:
             self.decoded += 1
             self._remark(number, result)
         if self.arguments.output_format == "json":
-            print(json.dumps(self._as_json(text, result), ensure_ascii=False))
+            print_json(self._as_json(text, result))
         elif result is None:
             print()
         else:

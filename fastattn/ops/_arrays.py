@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +22,7 @@ Longs = NDArray[np.int64]
 AnyArray = NDArray[Any]
 
 _FLOAT32 = np.dtype(np.float32)
+_LARGEST = float(np.finfo(np.float32).max)
 
 _FAR = 1 << 40  # positions and windows beyond this are refused or cut, so that int64 sums of them cannot overflow
 
@@ -51,7 +52,10 @@ def floats(value: ArrayLike, name: str) -> Floats:
     if x.dtype == np.float32 and x.dtype.isnative and x.flags.aligned:
         return x
     if x.dtype.kind not in "fiub" and x.dtype.name != "bfloat16":
-        raise TypeError(f"{name}: expected numbers (float32, or what converts to it), got dtype {x.dtype}")
+        from fastattn.ops.packed import PackedWeight  # which imports this module
+
+        found = "a packed weight" if isinstance(value, PackedWeight) else f"dtype {x.dtype}"
+        raise TypeError(f"{name}: expected numbers (float32, or what converts to it), got {found}")
     with np.errstate(over="ignore"):  # beyond float32 is infinite, as with every conversion
         return np.asarray(x.astype(np.float32))
 
@@ -98,6 +102,26 @@ def integer(value: Any, name: str) -> int:
         return operator.index(value)
     except TypeError:
         raise TypeError(f"{name}: expected an integer, got {value!r}") from None
+
+
+def number(value: Any, name: str, least: float = -math.inf) -> float:
+    """`value` as a finite float, as the kernels hold it: a NaN or an infinity would make every result one."""
+    try:
+        found = math.ldexp(value, 0)  # takes what float() takes, but no text
+    except OverflowError:
+        found = math.inf
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected a number, got {value!r}") from None
+    if not max(least, -_LARGEST) <= found <= _LARGEST:
+        at_least = f" of at least {least:g}" if math.isfinite(least) else ""
+        raise ValueError(f"{name}: expected a finite float32 number{at_least}, got {value!r}")
+    return found
+
+
+def expect_sequence(value: Any, name: str) -> None:
+    """TypeError unless value has a length and can be walked through."""
+    if not isinstance(value, Collection):
+        raise TypeError(f"{name}: expected a sequence, got {value!r}")
 
 
 def integers(value: ArrayLike, name: str) -> Longs:

@@ -21,6 +21,7 @@ from fastattn.ops._arrays import (
     integer,
     lengths_of,
     mask_of,
+    number,
     optional_floats,
     positions_of,
     window_of,
@@ -31,13 +32,7 @@ Window = Sequence[int | None]
 
 
 def _scale_of(scale: float | None, size: int) -> float:
-    return 1 / math.sqrt(max(size, 1)) if scale is None else float(scale)
-
-
-def _softcap_of(softcap: float) -> float:
-    if not (softcap >= 0 and math.isfinite(softcap)):
-        raise ValueError(f"softcap: expected a number of at least 0 (0: none), got {softcap}")
-    return float(softcap)
+    return 1 / math.sqrt(max(size, 1)) if scale is None else number(scale, "scale")
 
 
 def _check_heads(query: Floats, key: Floats, value: Floats) -> None:
@@ -75,7 +70,7 @@ def _attend(
         right = 0  # a causal query sees nothing to its right
     start = positions_of(q_start, "q_start", batch, keys - queries)
     weights = np.empty((batch, heads, queries, keys), np.float32) if return_weights else None
-    scale, softcap = _scale_of(scale, size), _softcap_of(softcap)
+    scale, softcap = _scale_of(scale, size), number(softcap, "softcap", 0)
     native.attention(query, key, value, mask, left, right, start, lengths, scale, softcap, out, weights)
     return weights
 

@@ -15,11 +15,14 @@ from fastattn.ops._arrays import (
     integers,
     last_axis,
     matrix,
+    number,
     optional_floats,
 )
 from fastattn.ops.packed import PackedWeight, WeightLike, project, weight_of
 
 ACTIVATIONS = ("none", "tanh", "sigmoid", "relu", "gelu", "gelu_tanh", "silu", "exp", "erf")
+
+_WIDEST = np.iinfo(np.int32).max  # what an int32 index can tell apart
 
 
 def linear(
@@ -124,6 +127,8 @@ def top_k(x: ArrayLike, k: int, axis: int = -1) -> tuple[Floats, NDArray[np.int3
     ([3.0, 3.0, 2.0], [0, 2, 3])
     """
     rows = last_axis(floats(x, "x"), axis)
+    if rows.shape[-1] > _WIDEST:
+        raise ValueError(f"x: expected at most {_WIDEST} elements along axis {axis}, got {rows.shape[-1]}")
     k = integer(k, "k")
     if not 0 <= k <= rows.shape[-1]:
         raise ValueError(f"k: expected 0 to {rows.shape[-1]}, the size of axis {axis} of x, got {k}")
@@ -134,12 +139,10 @@ def top_k(x: ArrayLike, k: int, axis: int = -1) -> tuple[Floats, NDArray[np.int3
     return np.moveaxis(values, -1, axis), np.moveaxis(indices, -1, axis)
 
 
-def _norm_arguments(x: ArrayLike, eps: float, **vectors: ArrayLike | None) -> tuple[Floats, list[Floats | None]]:
+def _norm_arguments(x: ArrayLike, **vectors: ArrayLike | None) -> tuple[Floats, list[Floats | None]]:
     rows = floats(x, "x")
     if rows.ndim == 0:
         raise ValueError("x: expected shape [..., C], got []")
-    if not eps >= 0:
-        raise ValueError(f"eps: expected a number of at least 0, got {eps}")
     found = [contiguous(optional_floats(vector, name)) for name, vector in vectors.items()]
     for name, vector in zip(vectors, found, strict=True):
         if vector is not None:
@@ -168,9 +171,9 @@ def layer_norm(
     >>> layer_norm([1.0, 3.0], eps=0.0).tolist()
     [-1.0, 1.0]
     """
-    rows, (w, b) = _norm_arguments(x, eps, weight=weight, bias=bias)
+    rows, (w, b) = _norm_arguments(x, weight=weight, bias=bias)
     out = np.empty(rows.shape, np.float32)
-    native.layer_norm(matrix(rows), w, b, eps, matrix(out))
+    native.layer_norm(matrix(rows), w, b, number(eps, "eps", 0), matrix(out))
     return out
 
 
@@ -192,9 +195,9 @@ def rms_norm(x: ArrayLike, weight: ArrayLike | None = None, eps: float = 1e-6) -
     >>> rms_norm([3.0, 3.0], [1.0, 2.0], eps=0.0).tolist()
     [1.0, 2.0]
     """
-    rows, (w,) = _norm_arguments(x, eps, weight=weight)
+    rows, (w,) = _norm_arguments(x, weight=weight)
     out = np.empty(rows.shape, np.float32)
-    native.rms_norm(matrix(rows), w, eps, matrix(out))
+    native.rms_norm(matrix(rows), w, number(eps, "eps", 0), matrix(out))
     return out
 
 
@@ -224,7 +227,7 @@ def embedding(ids: ArrayLike, weight: WeightLike, scale: float = 1.0) -> Floats:
         raise IndexError(f"ids: expected 0 to {table.shape[0] - 1}, the rows of weight, got {int(worst)}")
     out = np.empty((*index.shape, table.shape[1]), np.float32)
     rows = table.native if isinstance(table, PackedWeight) else table
-    native.embedding(index, rows, scale, out.reshape(index.size, table.shape[1]))
+    native.embedding(index, rows, number(scale, "scale"), out.reshape(index.size, table.shape[1]))
     return out
 
 

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fastattn._native import ops as native
-from fastattn.ops._arrays import Floats, Longs, contiguous, contiguous_rows, expect, floats, lengths_of, optional_floats
-from fastattn.ops.packed import PackedWeight, WeightLike, packed_of, weight_of
+from fastattn.ops._arrays import (
+    Floats,
+    Longs,
+    contiguous,
+    contiguous_rows,
+    expect,
+    expect_sequence,
+    floats,
+    lengths_of,
+    optional_floats,
+)
+from fastattn.ops.packed import WeightLike, packed_of, weight_of
 
 GATES = {"gru": 3, "lstm": 4}
 Weights = Sequence[Sequence[WeightLike | None]]
@@ -36,9 +47,7 @@ class _Layer:
             self._bias(bias, name, rows) for bias, name in zip((*weights[2:], None, None), names[2:], strict=False)
         )
 
-    def _bias(self, value: WeightLike | None, name: str, rows: int) -> Floats | None:
-        if isinstance(value, PackedWeight):
-            raise TypeError(f"{name}: expected numbers, got {value!r}")
+    def _bias(self, value: Any, name: str, rows: int) -> Floats | None:
         bias = optional_floats(value, name)
         if bias is not None:
             expect(bias, name, f"{GATES[self.cell]}H", rows)
@@ -153,7 +162,8 @@ def _sequence(
     inputs = floats(x, "x")
     expect(inputs, "x", "B T I", None, None, None)
     directions = 2 if bidirectional else 1
-    if not weights or len(weights) % directions:
+    expect_sequence(weights, "weights")
+    if not len(weights) or len(weights) % directions:
         kind = "two per layer (forward, reverse)" if bidirectional else "one per layer"
         raise ValueError(f"weights: expected {kind}, got {len(weights)}")
     batch, steps, _ = inputs.shape
@@ -161,6 +171,7 @@ def _sequence(
     layers: list[_Layer] = []
     for n, layer_weights in enumerate(weights):
         width = inputs.shape[2] if n < directions else directions * layers[0].hidden
+        expect_sequence(layer_weights, f"weights[{n}]")
         layers.append(_Layer(cell, layer_weights, width, f"weights[{n}]."))
         if layers[n].hidden != layers[0].hidden:
             wanted, got = layers[0].hidden, layers[n].hidden
