@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import os
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, TypeVar, overload
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from fastattn import _native
 from fastattn.attention_map import AttentionMap
 from fastattn.decoding import GenerationOptions, generate, stream
 from fastattn.decoding.forced import forced
+from fastattn.decoding.options import check_integer
 from fastattn.decoding.stream import check_streamable
 from fastattn.errors import InputError, LoadError, OptionError
 from fastattn.generation import Candidate, Generation, Source, Step
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 BUNDLED = Path(__file__).parent / "bundled"
 BACKENDS = ("native", "reference")
 _POOLED = 4  # idle sessions a model keeps for the next call
+_Read = TypeVar("_Read")
 
 
 def bundled_models() -> list[str]:
@@ -77,7 +79,7 @@ def load(
         check_choice("compute_type", compute_type, COMPUTE_TYPES)
     check_choice("cache_type", cache_type, CACHE_TYPES)
     if num_threads is not None:
-        check_threads(num_threads)
+        num_threads = check_threads(num_threads)
     from fastattn.loaders import open_checkpoint
 
     folder = find_model(path)
@@ -109,9 +111,7 @@ def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
 
 
 def check_threads(num_threads: int) -> int:
-    if isinstance(num_threads, bool) or not isinstance(num_threads, int) or not 1 <= num_threads <= 1024:
-        raise OptionError(f"num_threads: found {num_threads!r}, expected an integer from 1 to 1024")
-    return num_threads
+    return check_integer("num_threads", num_threads, 1, 1024)
 
 
 class Model:
@@ -150,11 +150,14 @@ class Model:
         self._num_threads = num_threads
         self._new_session = self._backend(assembly, progress)
         self._sequential = architecture.graphs["decoder"].sequential
-        self._pool: list[tuple[int, Session]] = []
-        self._lock = threading.Lock()
+        self._pool: deque[tuple[int, Session]] = deque(maxlen=_POOLED)
 
     def __repr__(self) -> str:
         return f"<fastattn.Model {self.name!r}: {self.family}, {self.num_parameters:,} parameters, {self.backend}>"
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """A copy would share sessions with this one; its programs and weights are the engine's, which has no copies."""
+        raise TypeError("a Model cannot be copied or pickled: share it between threads, load it in each process")
 
     @property
     def has_encoder(self) -> bool:
@@ -187,14 +190,20 @@ class Model:
     @contextmanager
     def _session(self) -> Iterator[Session]:
         threads = self.num_threads
-        with self._lock:
-            idle = next((s for n, s in self._pool if n == threads), None)
-            self._pool = [(n, s) for n, s in self._pool if s is not idle and n == threads]
-        session = idle or self._new_session(threads)
+        session = self._idle(threads) or self._new_session(threads)
         yield session
-        with self._lock:  # one that raised is not kept
-            if len(self._pool) < _POOLED:
-                self._pool.append((threads, session))
+        self._pool.append((threads, session))  # one that raised is not kept
+
+    def _idle(self, threads: int) -> Session | None:
+        """A session of the pool; those with another number of threads are thrown away. The pool needs no lock, as a deque's
+        pop and append are atomic: a child forked while another thread held one would wait for it for ever."""
+        while True:
+            try:
+                found, session = self._pool.pop()
+            except IndexError:
+                return None
+            if found == threads:
+                return session
 
     def weight_sizes(self) -> dict[str, int]:
         """Compute type -> bytes of the weights in memory; of a converted model its own type only."""
@@ -204,19 +213,24 @@ class Model:
 
     # --- inputs ---------------------------------------------------------------------------------------------------------
 
-    def _source(self, given: Input) -> Source:
+    def _source(self, given: Input, what: str = "input") -> Source:
         """An input of the encoder, or a prompt."""
-        limit = self._architecture.max_source
+        architecture = self._architecture
+        limit = architecture.max_source
         if isinstance(given, str):
             codec = self._codec("text")
             encode = self._prompts_codec.encode_prompt if self._prompts_codec else codec.encode
             encoded = encode(given, limit or None)
             ids = np.array(encoded.ids, np.int32)
             return Source(ids, codec.tokens(encoded.ids, target=False), list(encoded.unknown))
-        ids = token_ids(given, "input")
+        ids = token_ids(given, what)
+        _check_vocabulary(what, ids, architecture.source_vocabulary or architecture.vocabulary)
         if limit and len(ids) > limit:
             raise InputError(f"the input is too long: {len(ids)} tokens found, the limit is {limit}")
         return Source(ids, self._labels(ids.tolist(), target=False), [])
+
+    def _sources(self, inputs: Sequence[Input]) -> list[Source]:
+        return _each("inputs", inputs, self._source)
 
     def _codec(self, what: str) -> TextCodec:
         if self.tokenizer is None:
@@ -227,14 +241,24 @@ class Model:
         return self.tokenizer.tokens(ids, target) if self.tokenizer else [str(i) for i in ids]
 
     def _target(self, given: Input, prompt: Input, source: Source) -> IntArray:
-        """A target as ids: with its end token, or as it continues a prompt."""
-        if not isinstance(given, str):
-            return token_ids(given, "target")
+        """A target as ids: with its end token, or as it continues a prompt. InputError for a token that has no logit, and for
+        more tokens than the model has positions."""
+        architecture = self._architecture
+        ids = self._encoded(given, prompt, source) if isinstance(given, str) else token_ids(given, "target")
+        _check_vocabulary("target", ids, architecture.vocabulary)
+        what, fed, limit = "the target is", len(ids), architecture.max_target
+        if not architecture.has_encoder:  # the last token is not fed
+            what, fed, limit = "prompt and target are", len(source.ids) + fed - 1, architecture.max_source
+        if limit and fed > limit:
+            raise InputError(f"{what} too long: {fed} tokens to feed, the limit is {limit}")
+        return ids
+
+    def _encoded(self, target: str, prompt: Input, source: Source) -> IntArray:
         codec = self._codec("text")
         if not self._prompts_codec:
-            return np.array(codec.encode_target(given), np.int32)
+            return np.array(codec.encode_target(target), np.int32)
         text = prompt if isinstance(prompt, str) else codec.decode(source.ids.tolist())
-        return np.array(self._prompts_codec.encode_continuation(text, given), np.int32)
+        return np.array(self._prompts_codec.encode_continuation(text, target), np.int32)
 
     def _options(self, overrides: Mapping[str, Any]) -> GenerationOptions:
         architecture = self._architecture
@@ -252,7 +276,7 @@ class Model:
     def _prompts(self, sources: Sequence[Source], options: GenerationOptions) -> list[IntArray]:
         """What the decoder is fed before the first token it chooses: the start token, or the inputs themselves."""
         if self._architecture.has_encoder:
-            return [self._start(options)] * len(sources)
+            return [self._start(options) for _ in sources]
         for source in sources:
             _check_room(options, len(source.ids), self._architecture.max_source)
         return [source.ids for source in sources]
@@ -300,28 +324,30 @@ class Model:
         token included). Outputs hold neither prompt nor end token. options: see `fastattn.decoding.GenerationOptions`, names and
         meanings of Hugging Face. return_attention: `.attention` of every hypothesis becomes an `AttentionMap`. batch_size:
         most inputs decoded together; results do not depend on it. Raises InputError for text or ids the model cannot take,
-        OptionError for a bad option.
+        OptionError for a bad option, both before anything is decoded.
 
         >>> model = load("en-fr-bahdanau")
         >>> [g.text for g in model.generate(["I am eating an apple", "she sees a dog"], num_beams=4)]
         ['je mange une pomme', 'elle voit un chien']
         """
         resolved = self._options(options)
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise OptionError(f"batch_size: found {batch_size!r}, expected an integer >= 1")
+        batch_size = check_integer("batch_size", batch_size, 1)
         many, listed = as_list(inputs)
-        sources = [self._source(given) for given in listed]
+        sources = self._sources(listed)
+        prompts = self._prompts(sources, resolved)
         results: list[Generation | None] = [None] * len(sources)
         for chosen in batches([len(source.ids) for source in sources], batch_size):
-            for i, result in zip(
-                chosen, self._generate([sources[i] for i in chosen], resolved, return_attention), strict=True
-            ):
+            found = self._generate(
+                [sources[i] for i in chosen], [prompts[i] for i in chosen], resolved, return_attention
+            )
+            for i, result in zip(chosen, found, strict=True):
                 results[i] = result
         done = [result for result in results if result is not None]
         return done if many else done[0]
 
-    def _generate(self, sources: Sequence[Source], options: GenerationOptions, attend: bool) -> list[Generation]:
-        prompts = self._prompts(sources, options)
+    def _generate(
+        self, sources: Sequence[Source], prompts: Sequence[IntArray], options: GenerationOptions, attend: bool
+    ) -> list[Generation]:
         with self._session() as session:
             self._begin(session, sources)
             decoded = generate(session, prompts, options)
@@ -394,7 +420,7 @@ class Model:
             raise OptionError(f"backend: found {self.backend!r}, expected 'native': only its ops are timed")
         if inputs is None:
             inputs = self._profiled_input()
-        sources = [self._source(given) for given in as_list(inputs)[1]]
+        sources = self._sources(as_list(inputs)[1])
         if "max_length" not in options and "max_new_tokens" not in options:
             options["max_new_tokens"] = min((_PROFILED, *(self._room_behind(source) for source in sources)))
         resolved = self._options({"num_beams": 1, **options})
@@ -522,7 +548,7 @@ class Model:
         _, listed = as_list(input_ids)
         if attention_mask is not None:
             listed = unpadded(listed, attention_mask)
-        sources = [self._source(token_ids(row, "input_ids")) for row in listed]
+        sources = _each("input_ids", listed, lambda row: self._source(token_ids(row, "input_ids"), "input_ids"))
         if not self._architecture.has_encoder:
             if decoder_input_ids is not None:
                 raise InputError(f"decoder_input_ids: {self.name} has no encoder, expected input_ids alone")
@@ -530,7 +556,8 @@ class Model:
         elif decoder_input_ids is None:
             targets = [self._start(self._options({}))] * len(sources)
         else:
-            targets = [token_ids(row, "decoder_input_ids") for row in as_list(decoder_input_ids)[1]]
+            rows = as_list(decoder_input_ids)[1]
+            targets = _each("decoder_input_ids", rows, lambda row: token_ids(row, "decoder_input_ids"))
         if len(targets) != len(sources):
             raise InputError(f"decoder_input_ids: found {len(targets)} rows, expected {len(sources)} as in input_ids")
         if not sources:
@@ -557,11 +584,9 @@ class Model:
             raise InputError(f"targets: found {len(wanted)}, expected {len(listed)} as in inputs")
         if not listed:
             return []
-        sources = [self._source(given) for given in listed]
-        ids = [
-            self._target(target, given, source) for target, given, source in zip(wanted, listed, sources, strict=True)
-        ]
-        self._check_targets(sources, ids)
+        sources = self._sources(listed)
+        asked = list(zip(wanted, listed, sources, strict=True))
+        ids = _each("targets", asked, lambda one: self._target(*one))
         log_probs = self._teach if self._architecture.has_encoder else self._follow
         scores: dict[int, FloatArray] = {}
         for chosen in batches([len(s.ids) + len(t) for s, t in zip(sources, ids, strict=True)], _SCORED):
@@ -569,16 +594,6 @@ class Model:
             for i, rows in zip(chosen, results, strict=True):
                 scores[i] = rows[np.arange(len(ids[i])), ids[i]]
         return [scores[i] for i in range(len(ids))] if many else scores[0]
-
-    def _check_targets(self, sources: Sequence[Source], targets: Sequence[IntArray]) -> None:
-        """InputError for a token that has no logit, and for a prompt and target that are too long together."""
-        vocabulary = self._architecture.vocabulary
-        limit = 0 if self._architecture.has_encoder else self._architecture.max_source
-        for source, target in zip(sources, targets, strict=True):
-            if (largest := int(target.max())) >= vocabulary:
-                raise InputError(f"target: token id {largest} is outside the vocabulary of {vocabulary}")
-            if limit and (length := len(source.ids) + len(target) - 1) > limit:
-                raise InputError(f"prompt and target are too long: {length} tokens to feed, the limit is {limit}")
 
     def _teach(self, sources: Sequence[Source], targets: Sequence[IntArray]) -> list[FloatArray]:
         """Log-probabilities [target, V] of every token where those of the targets stand."""
@@ -607,7 +622,7 @@ class Model:
         many."""
         many, listed = as_list(inputs)
         session = self._capturing()
-        states = [self._states(session, self._source(given).ids) for given in listed]
+        states = [self._states(session, source.ids) for source in self._sources(listed)]
         return states if many else states[0]
 
     def _states(self, session: Session, ids: IntArray) -> FloatArray:
@@ -633,6 +648,25 @@ _STATES = ("attentional_state", "decoder_state", "last_hidden_state")  # what th
 _PROFILED = 32  # tokens of the input, and new ones, that are profiled where nothing else is asked for
 _SCORED = 32  # most inputs scored together: every logit of their targets is kept until the wanted ones are picked
 _CHUNK = 64  # tokens fed at a time where attention weights are recorded on the way
+
+
+def _each(names: str, given: Sequence[Any], read: Callable[[Any], _Read]) -> list[_Read]:
+    """What `read` makes of each of the `names`; its error, which may begin with their name, says which of several it is."""
+    results = []
+    for i, one in enumerate(given):
+        try:
+            results.append(read(one))
+        except InputError as error:
+            if len(given) == 1:
+                raise
+            message = str(error).removeprefix(f"{names}: ").removeprefix(f"{names.removesuffix('s')}: ")
+            raise InputError(f"{names}[{i}]: {message}") from None
+    return results
+
+
+def _check_vocabulary(what: str, ids: IntArray, size: int) -> None:
+    if (largest := int(ids.max())) >= size:
+        raise InputError(f"{what}: token id {largest} is outside the vocabulary of {size}")
 
 
 def _length_option(options: GenerationOptions) -> str:

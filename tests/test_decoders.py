@@ -215,7 +215,7 @@ def test_positions_are_bounded() -> None:
         (lambda m: m.generate("text"), "gpt2: found text, expected token ids: the model's folder has no tokenizer"),
         (lambda m: m.generate([]), ""),
         (lambda m: m.generate([101]), "token id 101 is outside the vocabulary of 101"),
-        (lambda m: m.generate([[5], []]), "input: expected at least one token id"),
+        (lambda m: m.generate([[5], []]), "inputs.1.: expected at least one token id"),
         (lambda m: m.score([5], []), "targets"),
     ],
 )

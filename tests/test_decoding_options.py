@@ -13,6 +13,7 @@ from fakes import random_table
 
 from fastattn.decoding import GenerationOptions
 from fastattn.decoding.options import DEFAULT_NEW_TOKENS
+from fastattn.decoding.result import length_normalised
 from fastattn.decoding.sampling import warp
 from fastattn.errors import FastattnError, OptionError
 
@@ -59,7 +60,11 @@ def test_config_decides_only_without_a_generation_config() -> None:
         ({"max_length": 20}, {"max_length": 20}, 5, (0, 15)),
         ({"max_length": 20}, {"max_length": 40}, 5, (0, 35)),
         ({"max_length": 64}, {"max_length": None}, 4, (0, 60)),
-        ({"max_length": 64, "max_new_tokens": 7}, {"max_length": 50}, 4, (0, 7)),
+        ({"max_length": 64, "max_new_tokens": 7}, {}, 4, (0, 7)),
+        ({"max_new_tokens": 7}, {"max_length": 50, "max_new_tokens": None}, 4, (0, 46)),
+        ({"max_new_tokens": 7}, {"max_length": 50, "max_new_tokens": 8}, 4, (0, 8)),
+        ({"max_new_tokens": 7}, {"max_length": None}, 4, (0, 7)),
+        ({"min_new_tokens": 2}, {"min_length": 9, "min_new_tokens": None, "max_new_tokens": 20}, 4, (5, 20)),
         ({"min_length": 10}, {"max_new_tokens": 30}, 4, (6, 30)),
         ({"min_length": 10}, {"max_new_tokens": 30, "min_new_tokens": 3}, 4, (3, 30)),
         ({"min_length": 2}, {"max_new_tokens": 3}, 4, (0, 3)),
@@ -67,6 +72,17 @@ def test_config_decides_only_without_a_generation_config() -> None:
 )
 def test_limits(files: dict[str, Any], given: dict[str, Any], prompt: int, expected: tuple[int, int]) -> None:
     assert GenerationOptions.resolve(files, {}, **given).new_tokens(prompt) == expected
+
+
+@pytest.mark.parametrize(("name", "first"), [("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")])
+def test_a_length_that_the_files_would_undo_is_refused(name: str, first: str) -> None:
+    message = (
+        f"^{name}: found 50, but the model's files set {first} to 7, which goes before it; expected {first} instead, "
+        f"or {first}=None too$"
+    )
+    for config, generation in (({first: 7}, {}), ({}, {first: 7})):
+        with pytest.raises(OptionError, match=message):
+            GenerationOptions.resolve(config, generation, **{name: 50})
 
 
 def test_bos_stands_in_for_the_decoder_start() -> None:
@@ -78,24 +94,35 @@ BAD = [
     ({"num_beam": 4}, "num_beam: unknown option; did you mean num_beams?"),
     ({"beams_number_x": 4}, "beams_number_x: unknown option; expected one of num_beams, length_penalty"),
     ({"position_limit": 4}, "position_limit: unknown option"),
-    ({"num_beams": 0}, "num_beams: found 0, expected an integer >= 1"),
+    ({"num_beams": 0}, "num_beams: found 0, expected an integer from 1 to 1048576"),
+    ({"num_beams": 2**30}, "num_beams: found 1073741824, expected an integer from 1 to 1048576"),
     ({"num_beams": True}, "num_beams: found True, expected an integer"),
+    ({"num_beams": np.True_}, "num_beams: found"),
     ({"num_beams": 2.0}, "num_beams: found 2.0, expected an integer"),
     ({"num_beams": "4"}, "num_beams: found '4', expected an integer"),
-    ({"length_penalty": "1"}, "length_penalty: found '1', expected a finite number"),
+    ({"length_penalty": "1"}, "length_penalty: found '1', expected a number from -10 to 10"),
+    ({"length_penalty": 1000.0}, "length_penalty: found 1000.0, expected a number from -10 to 10"),
+    ({"length_penalty": -1000.0}, "length_penalty: found -1000.0, expected a number from -10 to 10"),
+    ({"length_penalty": float("inf")}, "length_penalty: found inf"),
     ({"length_penalty": float("nan")}, "length_penalty: found nan"),
     ({"length_penalty": False}, "length_penalty: found False"),
     ({"early_stopping": "always"}, "early_stopping: found 'always', expected True, False or \"never\""),
     ({"early_stopping": 1}, "early_stopping: found 1"),
     ({"do_sample": 1}, "do_sample: found 1, expected True or False"),
     ({"do_sample": True, "temperature": 0.0}, "temperature: found 0, expected a number > 0"),
+    ({"temperature": 1e-310}, "temperature: found 1e-310, expected a number from 1e-30 to 1e+30"),
+    ({"temperature": 1e31}, "temperature: found 1e+31"),
+    ({"do_sample": True, "temperature": 1e-8}, "temperature: found 1e-08, expected at least 1e-05 with beams"),
     ({"temperature": -1}, "temperature: found -1"),
     ({"top_p": 1.5}, "top_p: found 1.5"),
     ({"min_p": -0.1}, "min_p: found -0.1"),
     ({"top_k": -1}, "top_k: found -1"),
-    ({"repetition_penalty": 0}, "repetition_penalty: found 0, expected a number > 0"),
+    ({"repetition_penalty": 0}, "repetition_penalty: found 0, expected a number from 1e-30 to 1e+30"),
+    ({"repetition_penalty": 1e-300}, "repetition_penalty: found 1e-300, expected a number from 1e-30 to 1e+30"),
+    ({"repetition_penalty": 1e31}, "repetition_penalty: found 1e+31"),
     ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size: found -1"),
     ({"max_new_tokens": 0}, "max_new_tokens: found 0"),
+    ({"max_new_tokens": 2**31}, "max_new_tokens: found 2147483648, expected an integer from 1 to 2147483647"),
     ({"eos_token_id": []}, "eos_token_id: found [], expected a token id or a non-empty list"),
     ({"eos_token_id": [1, -2]}, "eos_token_id: found [1, -2]"),
     ({"eos_token_id": 58101}, "eos_token_id: found token id 58101, expected less than the vocabulary size 58101"),
@@ -108,7 +135,7 @@ BAD = [
     ({"num_beams": 1, "num_return_sequences": 2}, "num_return_sequences: found 2, expected 1 for greedy decoding"),
     ({"num_beam_groups": 2}, "num_beam_groups: found 2, expected 1 (others are not supported)"),
     ({"stop_strings": ["."]}, "stop_strings: found ['.'], expected None"),
-    ({"seed": -1}, "seed: found -1"),
+    ({"seed": -1}, "seed: found -1, expected an integer >= 0"),
 ]
 
 
@@ -135,6 +162,17 @@ def test_what_changes_nothing_is_accepted() -> None:
 def test_numpy_numbers_become_plain_ones() -> None:
     options = GenerationOptions(num_beams=np.int64(3), length_penalty=np.float32(2), eos_token_id=np.array([1, 2]))  # type: ignore[arg-type]
     assert type(options.num_beams) is int and type(options.length_penalty) is float and options.eos == (1, 2)
+
+
+def test_every_integer_is_a_seed() -> None:
+    for seed in (0, 2**32 - 1, 2**100, np.uint64(2**63)):
+        assert GenerationOptions(seed=seed).seed == int(seed)  # type: ignore[arg-type]
+
+
+def test_normalising_by_the_length_never_raises() -> None:
+    for penalty in (-10, 10):
+        for length in (1, 2**31 - 1):
+            assert length_normalised(-1e9, length, GenerationOptions(length_penalty=penalty).length_penalty) < 0
 
 
 WARPS = json.loads(gzip.decompress((Path(__file__).parent / "golden/decoding/warps.json.gz").read_bytes()))

@@ -164,6 +164,36 @@ def test_a_target_outside_the_vocabulary_is_named() -> None:
             model.score([[5, 6, 7], [5]], [[4], [largest, 4]])
 
 
+def test_a_target_says_which_it_is_and_what_it_may_be_long() -> None:
+    model = fastattn.load(GOLDEN / "marian")
+    assert len(model.score([5, 6], [4] * 64)) == 64
+    with pytest.raises(fastattn.InputError, match=r"^the target is too long: 65 tokens to feed, the limit is 64$"):
+        model.score([5, 6], [4] * 65)
+    for bad, message in (
+        ([4] * 65, "the target is too long: 65 tokens to feed, the limit is 64"),
+        ([4, 101], "token id 101 is outside the vocabulary of 101"),
+        ([], "expected at least one token id, found none"),
+    ):
+        with pytest.raises(fastattn.InputError, match=rf"^targets\[2\]: {message}$"):
+            model.score([[5, 6]] * 3, [[4], [4], bad])
+    writer = fastattn.load(GOLDEN.parent / "decoders" / "gpt2")
+    with pytest.raises(fastattn.InputError, match=r"^targets\[1\]: prompt and target are too long: 65 tokens to feed"):
+        writer.score([[5, 6]] * 2, [[4], [4] * 64])
+
+
+def test_rows_of_logits_say_which_they_are() -> None:
+    model = fastattn.load(GOLDEN / "marian")
+    with pytest.raises(fastattn.InputError, match=r"^input_ids\[1\]: token id 101 is outside the vocabulary of 101$"):
+        model.logits([[5], [101]])
+    with pytest.raises(fastattn.InputError, match=r"^decoder_input_ids\[1\]: expected at least one token id"):
+        model.logits([[5], [6]], [[100], []])
+
+
+def test_an_input_that_cannot_be_embedded_says_which_it_is() -> None:
+    with pytest.raises(fastattn.InputError, match=r"^inputs\[1\]: token id 101 is outside the vocabulary of 101$"):
+        fastattn.load(GOLDEN / "marian").embed([[5], [101]])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -182,6 +212,15 @@ def test_more_tokens_than_there_are_positions_are_refused_at_once(options: dict[
         fitting = {name: value - 1 for name, value in options.items()}
         g = model.generate(RUNS["sources"][0], num_beams=beams, eos_token_id=None, **fitting)
         assert len(g.token_ids) == 64
+
+
+def test_a_maximal_length_is_not_passed_over() -> None:
+    model = fastattn.load("en-fr-bahdanau")
+    with pytest.raises(
+        fastattn.OptionError, match="max_length: found 3, but the model's files set max_new_tokens to 64"
+    ):
+        model.generate([5, 6, 1], max_length=3)
+    assert len(model.generate([5, 6, 1], max_length=3, max_new_tokens=None, eos_token_id=None).token_ids) == 2
 
 
 def test_streams_of_beams_are_refused_at_the_call() -> None:

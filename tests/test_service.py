@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -69,6 +73,60 @@ def test_a_fork_after_use_does_not_hang(model: Model) -> None:
         fastattn.set_num_threads(before)
 
 
+def _borrow(model: Model) -> None:
+    with model._session():
+        pass
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_fork_while_other_threads_take_sessions_does_not_hang(model: Model) -> None:
+    _borrow(model)
+    over, interval = threading.Event(), sys.getswitchinterval()
+
+    def loop() -> None:
+        while not over.is_set():
+            _borrow(model)
+
+    threads = [threading.Thread(target=loop) for _ in range(4)]
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(20):
+            child = multiprocessing.get_context("fork").Process(target=_borrow, args=(model,))
+            child.start()
+            child.join(20)
+            child.kill()
+            child.join()
+            assert child.exitcode == 0
+    finally:
+        over.set()
+        sys.setswitchinterval(interval)
+        for thread in threads:
+            thread.join()
+
+
+def test_sessions_of_another_number_of_threads_are_thrown_away(model: Model) -> None:
+    several = fastattn.load(GOLDEN / "marian")
+    before = fastattn.get_num_threads()
+    try:
+        for threads in (1, 2, 1):
+            fastattn.set_num_threads(threads)
+            _borrow(several)
+            _borrow(several)
+            assert [found for found, _ in several._pool] == [threads]
+    finally:
+        fastattn.set_num_threads(before)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_models_are_not_copied(model: Model, duplicate: Callable[[Model], object]) -> None:
+    with pytest.raises(
+        TypeError, match="a Model cannot be copied or pickled: share it between threads, load it in each"
+    ):
+        duplicate(model)
+
+
 @pytest.mark.parametrize("beams", [1, 4])
 def test_a_steady_decode_step_allocates_nothing(model: Model, beams: int) -> None:
     programs = NativePrograms(model._architecture.graphs, model_weights(model), 2)
@@ -123,6 +181,13 @@ def test_num_threads_is_checked_and_used() -> None:
     fastattn.set_num_threads(before)
 
 
+def test_integers_of_numpy_are_taken(model: Model) -> None:
+    two: Any = np.int64(2)
+    assert fastattn.load(GOLDEN / "marian", num_threads=two).num_threads == 2
+    found = model.generate([[5, 0]] * 3, batch_size=two, num_beams=two, max_new_tokens=3)
+    assert [g.token_ids for g in found] == [model.generate([5, 0], num_beams=2, max_new_tokens=3).token_ids] * 3
+
+
 def test_threads_are_those_the_process_may_use() -> None:
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
     code += "import fastattn; print(fastattn.get_num_threads())"
@@ -143,6 +208,10 @@ def test_threads_are_those_the_process_may_use() -> None:
         ([[]], "expected at least one token id"),
         ([1] * 65, "the input is too long: 65 tokens found, the limit is 64"),
         ([[1, 2], "x"], "expected token ids"),
+        ([[5, 0]] * 3 + [[5, 101]], r"^inputs\[3\]: token id 101 is outside the vocabulary of 101$"),
+        ([[5, 0], []], r"^inputs\[1\]: expected at least one token id, found none$"),
+        ([[5, 0], [1] * 65], r"^inputs\[1\]: the input is too long: 65 tokens found, the limit is 64$"),
+        ([[5, 101]], "^input: token id 101 is outside the vocabulary of 101$"),
         ([[1.5, 2.0]], "expected text or a row of token ids, found float64"),
         (7, "found int, expected text"),
         (np.array(5), "found int, expected text"),
@@ -167,7 +236,8 @@ def test_bad_inputs_are_named(model: Model, given: Any, message: str | None) -> 
     [
         ({"num_beam": 3}, "did you mean num_beams"),
         ({"num_beams": 0}, "num_beams: found 0"),
-        ({"batch_size": 0}, "batch_size: found 0, expected an integer >= 1"),
+        ({"batch_size": 0}, "batch_size: found 0, expected an integer from 1 to 2147483647"),
+        ({"batch_size": True}, "batch_size: found True, expected an integer"),
         ({"max_new_tokens": -2}, "max_new_tokens: found -2"),
         ({"suppress_tokens": [500]}, "token id 500"),
     ],
@@ -175,6 +245,16 @@ def test_bad_inputs_are_named(model: Model, given: Any, message: str | None) -> 
 def test_bad_options_are_named(model: Model, options: dict[str, Any], message: str) -> None:
     with pytest.raises(fastattn.OptionError, match=message):
         model.generate([5, 0], **options)
+
+
+def test_bad_inputs_are_found_before_any_is_decoded(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = fastattn.load(GOLDEN.parent / "decoders" / "gpt2")
+    for used in (model, writer):
+        monkeypatch.setattr(used, "_generate", None)
+    with pytest.raises(fastattn.InputError, match=r"^inputs\[1\]: token id 500 is outside the vocabulary of 101$"):
+        model.generate([[5, 0], [5, 6, 500]], batch_size=1)
+    with pytest.raises(fastattn.OptionError, match="after a prompt of 60 tokens, expected at most 5"):
+        writer.generate([[5], [5] * 60], batch_size=1, max_new_tokens=6)
 
 
 def test_bad_arguments_of_load_and_the_rest_are_named(model: Model, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -29,9 +30,9 @@ class _Rule:
 
 
 def _to_int(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+    if isinstance(value, (bool, np.bool_)):
         raise TypeError
-    return int(value)
+    return operator.index(value)
 
 
 def _to_float(value: Any) -> float:
@@ -47,13 +48,13 @@ def _check(good: bool) -> None:
         raise ValueError
 
 
-def _integer(low: int, optional: bool = False) -> _Rule:
+def _integer(low: int, high: int | None = 2**31 - 1, optional: bool = False) -> _Rule:
     def accept(value: Any) -> int:
         number = _to_int(value)
-        _check(low <= number <= 2**31 - 1)
+        _check(low <= number and (high is None or number <= high))
         return number
 
-    return _Rule(f"an integer >= {low}", accept, optional)
+    return _Rule(f"an integer >= {low}" if high is None else f"an integer from {low} to {high}", accept, optional)
 
 
 def _number(expected: str, good: Callable[[float], bool], optional: bool = False) -> _Rule:
@@ -63,6 +64,11 @@ def _number(expected: str, good: Callable[[float], bool], optional: bool = False
         return number
 
     return _Rule(expected, accept, optional)
+
+
+def _between(low: float, high: float, zero: bool = False) -> _Rule:
+    """A number in these bounds; zero: or 0, where it means that the option is not used."""
+    return _number(f"a number from {low:g} to {high:g}", lambda x: low <= x <= high or (zero and x == 0))
 
 
 def _to_ids(value: Any) -> tuple[int, ...]:
@@ -116,11 +122,15 @@ def _to_early_stopping(value: Any) -> bool | str:
 
 
 _TOKEN = _integer(0, optional=True)
+_FACTOR = (1e-30, 1e30)  # what a score is multiplied with or divided by: it stays within float32
+_COLDEST_BEAMS = 1e-5  # below, whole beams would score less than -1e9, which counts as no output
+_LENGTH_PENALTY = 10  # so do powers of a length, up to 7,000 tokens
+_MOST_BEAMS = 1 << 20  # candidates of a step are counted in 32 bits
 _RULES: dict[str, _Rule] = {
-    "num_beams": _integer(1),
-    "length_penalty": _number("a finite number", lambda x: True),
+    "num_beams": _integer(1, _MOST_BEAMS),
+    "length_penalty": _between(-_LENGTH_PENALTY, _LENGTH_PENALTY),
     "early_stopping": _Rule('True, False or "never"', _to_early_stopping),
-    "num_return_sequences": _integer(1),
+    "num_return_sequences": _integer(1, _MOST_BEAMS),
     "max_new_tokens": _integer(1, optional=True),
     "min_new_tokens": _integer(0, optional=True),
     "max_length": _integer(1, optional=True),
@@ -131,13 +141,13 @@ _RULES: dict[str, _Rule] = {
     "begin_suppress_tokens": _Rule("a list of token ids", _to_id_list, optional=True),
     "bad_words_ids": _Rule("a list of non-empty lists of token ids", _to_words, optional=True),
     "no_repeat_ngram_size": _integer(0),
-    "repetition_penalty": _number("a number > 0", lambda x: x > 0),
+    "repetition_penalty": _between(*_FACTOR),
     "do_sample": _Rule("True or False", _to_bool),
-    "temperature": _number("a number > 0", lambda x: x >= 0),  # 0 only where it is not used, see _check_combinations
+    "temperature": _between(*_FACTOR, zero=True),  # 0 only where it is not used, see _check_combinations
     "top_k": _integer(0, optional=True),
     "top_p": _number("a number in [0, 1]", lambda x: 0 <= x <= 1),
     "min_p": _number("a number in [0, 1]", lambda x: 0 <= x <= 1, optional=True),
-    "seed": _integer(0, optional=True),
+    "seed": _integer(0, None, optional=True),
     "eos_token_id": _Rule("a token id or a non-empty list of token ids", _to_some_ids, optional=True),
     "pad_token_id": _TOKEN,
     "bos_token_id": _TOKEN,
@@ -174,8 +184,16 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_target_positions")
 
 
+def check_integer(name: str, value: Any, low: int, high: int = 2**31 - 1) -> int:
+    """The integer given for an argument that is none of these options; OptionError if it is not in the bounds."""
+    return int(_accept_by(_integer(low, high), name, value))
+
+
 def _accept(name: str, value: Any, source: str = "") -> Any:
-    rule = _RULES[name]
+    return _accept_by(_RULES[name], name, value, source)
+
+
+def _accept_by(rule: _Rule, name: str, value: Any, source: str = "") -> Any:
     if value is None and rule.optional:
         return None
     try:
@@ -195,14 +213,15 @@ class GenerationOptions:
     """How to decode. Names, meanings and defaults are those of Hugging Face `generate`; where not, it is said below.
 
     Beams: `num_beams` hypotheses are kept per input; a finished one's score is its log-probability divided by its
-    generated length ** `length_penalty`; `early_stopping` True stops at `num_beams` finished hypotheses, False when
+    generated length ** `length_penalty` (-10 to 10); `early_stopping` True stops at `num_beams` finished hypotheses, False when
     the best running one could not improve on them at its present length, "never" when it could not at any length.
     `num_return_sequences` of them are returned.
 
     Length: `max_new_tokens` and `min_new_tokens` count generated tokens; `max_length` and `min_length` count the
-    decoder prompt too, and give way to the former where both are set. When nothing sets a limit, generation ends after
-    `DEFAULT_NEW_TOKENS` (256) tokens or at the model's last position (`position_limit`); Hugging Face would end after
-    20.
+    decoder prompt too, and give way to the former where both are set. Where the model's files set the former and a call
+    the latter, `resolve` refuses what would be ignored, unless the call switches the former off (`max_new_tokens=None`).
+    When nothing sets a limit, generation ends after `DEFAULT_NEW_TOKENS` (256) tokens or at the model's last position
+    (`position_limit`); Hugging Face would end after 20.
 
     Tokens: `forced_bos_token_id` follows a prompt of one token; `forced_eos_token_id` is the last token when the limit
     is reached; `suppress_tokens` never appear, `begin_suppress_tokens` not as the first; `bad_words_ids` are sequences
@@ -266,6 +285,8 @@ class GenerationOptions:
             self._check_vocabulary(self.vocab_size)
         if self.do_sample and self.temperature == 0:
             raise OptionError("temperature: found 0, expected a number > 0 (greedy decoding is do_sample=False)")
+        if self.do_sample and self.num_beams > 1 and self.temperature < _COLDEST_BEAMS:
+            raise OptionError(f"temperature: found {self.temperature}, expected at least {_COLDEST_BEAMS} with beams")
         forced = {*self.forced_eos, *_as_tuple(self.forced_bos_token_id)}
         if clash := sorted(forced & set(self.suppress_tokens or ())):
             raise OptionError(f"suppress_tokens: found {clash[0]}, expected no forced token")
@@ -318,6 +339,7 @@ class GenerationOptions:
         values["vocab_size"] = _accept(
             "vocab_size", config.get("decoder_vocab_size") or config.get("vocab_size"), "config.json"
         )
+        _check_lengths(overrides, values)
         for name, value in overrides.items():
             if name in _RULES and (value is not None or (_RULES[name].optional and name != "max_length")):
                 values[name] = _accept(name, value)
@@ -357,6 +379,17 @@ def _check_names(overrides: Mapping[str, Any]) -> None:
             near = difflib.get_close_matches(name, public, 1)
             hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(public)}"
             raise OptionError(f"{name}: unknown option; {hint}")
+
+
+def _check_lengths(overrides: Mapping[str, Any], files: Mapping[str, Any]) -> None:
+    """OptionError for a length of the caller's that one of the model's files, which goes before it, would undo."""
+    for name, first in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
+        given, set_by_file = overrides.get(name), files.get(first)
+        if given is not None and set_by_file is not None and first not in overrides:
+            raise OptionError(
+                f"{name}: found {_short(given)}, but the model's files set {first} to {set_by_file}, which goes before it; "
+                f"expected {first} instead, or {first}=None too"
+            )
 
 
 def _check_unsupported(
