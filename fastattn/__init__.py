@@ -47,6 +47,6 @@ def get_num_threads() -> int:
 def set_num_threads(num_threads: int) -> None:
     """Sets the default number of threads for models and ops; OptionError unless it is an integer from 1 to 1024.
 
-    However many are wanted, no more than 64, or eight for each CPU, are started: results do not depend on it.
+    However many are wanted, no more than eight for each CPU, or 64 where that is more, are started: results do not depend on it.
     """
     _native.set_num_threads(check_threads(num_threads))

@@ -160,6 +160,12 @@ double cgroup_quota() {
   return quota;
 }
 
+// OpenMP ends the process where a thread cannot be started; so many can be, and more would help nobody.
+int most_threads() {
+  static const int most = std::max(64, 8 * usable_cpus());
+  return most;
+}
+
 std::atomic<int> chosen_threads{0};
 
 }  // namespace
@@ -208,12 +214,6 @@ int64_t Shares::next(uint32_t call) {
     if (state.compare_exchange_weak(now, uint64_t{call} << 32 | (item + 1), std::memory_order_relaxed))
       return static_cast<int64_t>(item);
   }
-}
-
-// OpenMP ends the process where a thread cannot be started; so many can be, and more would help nobody.
-int most_threads() {
-  static const int most = std::max(64, 8 * usable_cpus());
-  return most;
 }
 
 void run_region(int num_threads, RegionBody body, void* context) {

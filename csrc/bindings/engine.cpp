@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "bindings/arrays.h"
 #include "bindings/unlocked.h"
 #include "engine/session.h"
 
@@ -23,9 +24,7 @@ using WeightPtr = std::shared_ptr<Weight>;
 Source source_of(const py::array& array, bool bfloat16) {
   if (array.ndim() < 1 || array.ndim() > 2)
     throw std::invalid_argument("a weight has one or two dimensions, got " + std::to_string(array.ndim()));
-  for (int i = 0; i < array.ndim(); ++i)
-    if (array.shape(i) > INT32_MAX) throw std::invalid_argument("an axis of a weight is longer than 2^31 - 1");
-  if (array.size() > int64_t{1} << 40) throw std::invalid_argument("a weight has more than 2^40 elements");
+  check_size(array, "a weight");
   const py::dtype type = array.dtype();
   const bool native = type.byteorder() == '=' || type.byteorder() == '|';
   Source s{};

@@ -11,6 +11,7 @@
 #include <variant>
 #include <vector>
 
+#include "bindings/arrays.h"
 #include "bindings/unlocked.h"
 #include "ops/dense_attention.h"
 #include "ops/dense_linear.h"
@@ -31,21 +32,10 @@ void require(bool ok, const char* name, const char* what) {
   if (!ok) throw std::invalid_argument(std::string(name) + ": " + what);
 }
 
-// Views of one element repeated have any size without having memory; products of sizes are reckoned in 64 bits.
-void require_size(const py::array& x, const char* name) {
-  constexpr int64_t most_elements = int64_t{1} << 40;
-  int64_t elements = 1;
-  for (int i = 0; i < x.ndim(); ++i) {
-    require(x.shape(i) <= INT32_MAX, name, "an axis is longer than 2^31 - 1");
-    elements *= x.shape(i);
-    require(elements <= most_elements, name, "more than 2^40 elements");
-  }
-}
-
 template <typename T, int N>
 dense::View<T, N> view_of(T* data, const py::array& x, const char* name) {
   require(x.ndim() == N, name, "wrong number of dimensions");
-  require_size(x, name);
+  check_size(x, name);
   dense::View<T, N> v;
   v.data = data;
   for (int i = 0; i < N; ++i) {

@@ -72,8 +72,7 @@ template <int R>
 void score_key_rows(const AttentionArgs& args, const RowGroup& group, BlockTile& tile) {
   constexpr int square = kLanes * kLanes / kLine, lines = square < 4 ? square : 4;  // touched at once
   const int64_t ld = args.ldk;
-  // More arithmetic to a line (more rows, shorter vectors), and the processor's own prefetching stops; so it does in
-  // other widths.
+  // Measured: more rows, shorter vectors and other widths lose by it (docs/decisions/read-in-order.md).
   const bool sparse = kLanes == kLine && R <= 2 && args.D >= 4 * kLine && args.D <= 8 * kLine;
   const uintptr_t skip = sparse ? kOneInFour : kEveryLine;
   for (int key = tile.first; key < tile.last; key += kLanes) {

@@ -107,7 +107,9 @@ def integer(value: Any, name: str) -> int:
 def number(value: Any, name: str, least: float = -math.inf) -> float:
     """`value` as a finite float, as the kernels hold it: a NaN or an infinity would make every result one."""
     try:
-        found = math.ldexp(value, 0)  # takes what float() takes, but no text
+        if isinstance(value, (str, bytes, bytearray)):  # which float() would read
+            raise TypeError
+        found = float(value)
     except OverflowError:
         found = math.inf
     except (TypeError, ValueError):
