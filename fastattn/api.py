@@ -22,7 +22,7 @@ from fastattn.decoding.stream import check_streamable
 from fastattn.errors import InputError, LoadError, OptionError
 from fastattn.generation import Candidate, Generation, Source, Step
 from fastattn.inputs import Input, TokenIds, as_list, batches, token_ids, unpadded
-from fastattn.packing import COMPUTE_TYPES, Progress, needed, packed_bytes
+from fastattn.packing import COMPUTE_TYPES, Progress
 from fastattn.runtime import (
     CACHE_TYPES,
     AttentionRecord,
@@ -64,12 +64,12 @@ def load(
 ) -> Model:
     """Loads a model: a directory or file in a supported format, or the name of a bundled model.
 
-    compute_type: "float32" (the default), "bfloat16", "int8" or "int4": how matrices are kept, see docs/accuracy.md; a
-    converted model has its own. cache_type: "float32", "bfloat16" or "int8" (a scale for each token and head): how keys and
-    values are kept while generating, those of the encoded input too. num_threads: threads of one call, default
-    `get_num_threads()`. backend: "native", or "reference", plain NumPy. progress: called while weights are packed with how
-    many parameters are done and how many there are. Raises LoadError naming the file or tensor at fault, OptionError for a
-    bad option.
+    compute_type: "float32" (the default; what bfloat16 holds exactly takes half the memory), "bfloat16", "int8" or "int4": how
+    matrices are kept, see docs/accuracy.md; a converted model has its own. cache_type: "float32", "bfloat16" or "int8" (a scale
+    for each token and head): how keys and values are kept while generating, those of the encoded input too. num_threads:
+    threads of one call, default `get_num_threads()`. backend: "native", or "reference", plain NumPy. progress: called while
+    weights are packed with how many parameters are done and how many there are. Raises LoadError naming the file or tensor
+    at fault, OptionError for a bad option.
 
     >>> load("en-fr-bahdanau").generate("I am eating an apple").text
     'je mange une pomme'
@@ -207,9 +207,9 @@ class Model:
 
     def weight_sizes(self) -> dict[str, int]:
         """Compute type -> bytes of the weights in memory; of a converted model its own type only."""
-        items = list(needed(self._architecture.graphs.values()))
-        kinds = [self.compute_type] if self.checkpoint.converted else COMPUTE_TYPES
-        return {kind: sum(packed_bytes(item, kind) for item in items) for kind in kinds}
+        from fastattn.assembly import assemble
+
+        return assemble(self.checkpoint).weight_sizes()
 
     # --- inputs ---------------------------------------------------------------------------------------------------------
 

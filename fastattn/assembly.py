@@ -12,7 +12,17 @@ from fastattn.loaders import Checkpoint
 from fastattn.loaders.tensors import TensorMap
 from fastattn.models import Architecture, build
 from fastattn.models.architecture import Weights
-from fastattn.packing import COMPUTE_TYPES, Needed, PackingStore, Progress, as_float32, drop_pages, needed
+from fastattn.packing import (
+    COMPUTE_TYPES,
+    Needed,
+    PackingStore,
+    Progress,
+    as_float32,
+    drop_pages,
+    matrix_type,
+    needed,
+    packed_bytes,
+)
 from fastattn.weights import bind_weights
 
 if TYPE_CHECKING:
@@ -78,6 +88,21 @@ class Assembly:
             else:
                 arrays[item.name] = converted.tensors[item.name].stored
         return arrays
+
+    def weight_sizes(self) -> dict[str, int]:
+        """Compute type -> bytes of the packed weights; of a converted model its own type only."""
+        converted = self.checkpoint.converted
+        if converted is not None:
+            kinds = {item: converted.matrices[item.name].kind if item.matrix else "" for item in self.needed}
+            return {converted.compute_type: sum(packed_bytes(*pair) for pair in kinds.items())}
+        sizes = dict.fromkeys(COMPUTE_TYPES, 0)
+        for item in self.needed:
+            assert self.weights is not None
+            array = self.weights[item.name]
+            for kind in sizes:
+                sizes[kind] += packed_bytes(item, matrix_type(array, kind) if item.matrix else "")
+            drop_pages(array)
+        return sizes
 
     def release(self) -> None:
         """Gives the memory of the checkpoint's mapped files back, after the weights were packed from them."""

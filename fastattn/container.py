@@ -69,9 +69,9 @@ class BorrowingStore:
     def _wrong_bytes(self, item: Needed) -> str:
         """What is wrong with the type and size that the file gives a matrix, '' if nothing."""
         found, kind = self._file.matrices[item.name], self._file.compute_type
-        if found.kind != kind:
+        if found.kind != kind and (found.kind, kind) != ("bfloat16", "float32"):
             return f"{item.name + PACKED} is {found.kind[:40]!r}, expected {kind!r}"
-        expected = packed_bytes(item, kind)
+        expected = packed_bytes(item, found.kind)
         return "" if found.nbytes == expected else f"{item.name + PACKED} has {found.nbytes} bytes, expected {expected}"
 
     def _shape(self, name: str, matrix: bool) -> tuple[int, ...]:
@@ -112,15 +112,16 @@ def write_converted(path: Path, store: PackingStore, wanted: Iterable[Needed], f
     facts = {"format": FORMAT, "version": VERSION, "layout": _native.LAYOUT}
     facts |= {"compute_type": store.compute_type, "family": family, "parameters": parameters}
     order = sorted(wanted, key=lambda item: not item.matrix)  # what is padded first: all of it stays aligned
-    room = _aligned(len(_header(facts, [Placed(item, MOST, MOST, MOST) for item in order])))
+    room = _aligned(len(_header(facts, [Placed(item, "bfloat16", MOST, MOST, MOST) for item in order])))
     placed: list[Placed] = []
     with open(path, "wb") as out:
         out.seek(room)
         for item in order:
-            data: Any = store.pack(item).packed if item.matrix else store.plain(item)
+            weight = store.pack(item) if item.matrix else None
+            data: Any = weight.packed if weight else store.plain(item)
             begin = placed[-1].end if placed else 0
             end = begin + (_aligned(data.nbytes) if item.matrix else data.nbytes)
-            placed.append(Placed(item, begin, end, data.nbytes))
+            placed.append(Placed(item, weight.dtype if weight else "float32", begin, end, data.nbytes))
             out.write(data)
             out.write(bytes(end - begin - data.nbytes))
         header = _header(facts, placed)
@@ -134,6 +135,7 @@ class Placed(NamedTuple):
     """Where a tensor lies in the data of the file, padding included, and how many bytes of it are used."""
 
     item: Needed
+    kind: str
     begin: int
     end: int
     nbytes: int
@@ -141,7 +143,7 @@ class Placed(NamedTuple):
 
 def _header(facts: Mapping[str, object], placed: Sequence[Placed]) -> bytes:
     """The file's header behind eight bytes of room for its length."""
-    matrices = {p.item.name: [*p.item.shape, facts["compute_type"], p.nbytes] for p in placed if p.item.matrix}
+    matrices = {p.item.name: [*p.item.shape, p.kind, p.nbytes] for p in placed if p.item.matrix}
     metadata = {key: str(value) for key, value in facts.items()} | {"matrices": json.dumps(matrices)}
     entries = {
         p.item.name + PACKED * p.item.matrix: {

@@ -23,6 +23,7 @@ AnyArray = NDArray[Any]
 Progress = Callable[[int, int], None]  # parameters done, of how many
 
 COMPUTE_TYPES = ("float32", "bfloat16", "int8", "int4")
+CHECKED = 1 << 16  # values looked at together
 
 
 class Needed(NamedTuple):
@@ -57,6 +58,25 @@ def packed_bytes(item: Needed, compute_type: str) -> int:
         "int4": 576 * -(-columns // 32),
     }
     return -(-rows // 32) * panel[compute_type]
+
+
+def matrix_type(array: AnyArray, compute_type: str) -> str:
+    """How a matrix is kept: in the compute type; where that is float32 and bfloat16 holds every value, as bfloat16."""
+    return "bfloat16" if compute_type == "float32" and is_bfloat16(array) else compute_type
+
+
+def is_bfloat16(array: AnyArray) -> bool:
+    """Whether bfloat16 holds every value exactly, of float32 or float16. uint16 holds bfloat16.
+
+    >>> is_bfloat16(np.array([1, 1.5, -0.0078125], np.float32)), is_bfloat16(np.array([1, 0.1], np.float32))
+    (True, False)
+    """
+    if array.dtype not in (np.float32, np.float16):
+        return array.dtype == np.uint16
+    array = array.transpose(np.argsort([-abs(stride) for stride in array.strides]))  # as it lies in memory
+    rows = max(1, CHECKED // max(1, math.prod(array.shape[1:])))  # what holds others shows it in the first of them
+    blocks = (array[i : i + rows].astype(np.float32, copy=False) for i in range(0, len(array), rows))
+    return not any(np.bitwise_or.reduce(block.view(np.uint32), axis=None) & 0xFFFF for block in blocks)
 
 
 class WeightStore(Protocol):
@@ -99,8 +119,8 @@ class PackingStore:
     def pack(self, item: Needed) -> _native.Weight:
         """A weight of its own, not kept."""
         array = self._array(item)
-        kind = self.compute_type if item.matrix else "float32"
         _advise(array, "MADV_WILLNEED")  # read ahead: threads fault at several places at once
+        kind = matrix_type(array, self.compute_type) if item.matrix else "float32"
         try:
             weight = _native.Weight(_elements(array), item.matrix, self._threads, kind, array.dtype == np.uint16)
         except ValueError as error:

@@ -10,10 +10,21 @@ import pytest
 from families import FAMILIES, inputs, logits
 
 import fastattn
+import fastattn.weights
 from fastattn import _native
 from fastattn.assembly import assemble
 from fastattn.loaders import open_checkpoint
-from fastattn.packing import COMPUTE_TYPES, BFloat16Array, Needed, PackingStore, as_float32, needed, packed_bytes
+from fastattn.packing import (
+    CHECKED,
+    COMPUTE_TYPES,
+    BFloat16Array,
+    Needed,
+    PackingStore,
+    as_float32,
+    is_bfloat16,
+    needed,
+    packed_bytes,
+)
 from fastattn.reference.matrices import Quantized, in_type, unpack
 from fastattn.reference.quantized import to_bfloat16
 from fastattn.runtime import Select
@@ -210,6 +221,49 @@ def test_16_bit_checkpoints_are_packed_from_their_bits(tmp_path: Path) -> None:
             assert (contents(PackingStore(half, kind).get(item)) == contents(PackingStore(full, kind).get(item))).all()
 
 
+@pytest.mark.parametrize("shape", [(0,), (1,), (7, 3), (3, 0), (4, CHECKED // 3), (3, CHECKED + 1), (2 * CHECKED + 5,)])
+def test_values_that_bfloat16_holds_are_recognised(shape: tuple[int, ...]) -> None:
+    array = to_bfloat16(np.random.default_rng(3).standard_normal(shape).astype(np.float32))
+    flat = array.reshape(-1)
+    flat[: min(4, flat.size)] = np.array([np.inf, np.nan, -0.0, 2.0**-133], np.float32)[
+        : flat.size
+    ]  # 2^-133: subnormal
+    assert is_bfloat16(array) and is_bfloat16(array.T) and is_bfloat16(array[::-2])
+    assert is_bfloat16((array.view(np.uint32) >> 16).astype(np.uint16).view(BFloat16Array))
+    assert not is_bfloat16(array.astype(np.float64))
+    half = np.array(array, np.float16)
+    exact = half.astype(np.float32)
+    assert is_bfloat16(half) == (to_bfloat16(exact).view(np.uint32) == exact.view(np.uint32)).all()
+    for place in {0, flat.size // 2, flat.size - 1} if flat.size else ():
+        kept, flat[place] = flat[place], np.float32(0.1)
+        assert not is_bfloat16(array) and not is_bfloat16(array.T)
+        flat[place] = kept
+
+
+@pytest.mark.parametrize("model", FAMILIES)
+def test_float32_that_bfloat16_holds_is_kept_in_half_the_bytes_with_the_same_bits(
+    model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A checkpoint that was bfloat16 once, exported as float32: results are those of weights kept as float32."""
+    stored = fastattn.weights._stored
+    monkeypatch.setattr("fastattn.weights._stored", lambda *which: to_bfloat16(as_float32(stored(*which))))
+    halved = fastattn.load(GOLDEN / model)
+    assert halved.weight_sizes()["float32"] == halved.weight_bytes
+    converted = fastattn.load(fastattn.convert(GOLDEN / model, tmp_path / "out", compute_type="float32"))
+    assert (converted.compute_type, converted.weight_bytes) == ("float32", halved.weight_bytes)
+    monkeypatch.setattr("fastattn.packing.matrix_type", lambda array, kind: kind)
+    whole = fastattn.load(GOLDEN / model)
+    assert halved.weight_bytes < 0.9 * whole.weight_bytes
+    sources, targets = inputs(whole)
+    plain = [fastattn.load(m, backend="reference") for m in (GOLDEN / model, tmp_path / "out")]
+    assert (logits(plain[0], sources, targets) == logits(plain[1], sources, targets)).all()
+    for isa in fastattn.isa.available():
+        with fastattn.isa.use(isa):
+            expected = logits(whole, sources, targets)
+            assert (logits(halved, sources, targets) == expected).all()
+            assert (logits(converted, sources, targets) == expected).all()
+
+
 def contents(weight: _native.Weight) -> np.ndarray[Any, Any]:
     return weight.packed if weight.packed is not None else np.zeros(1)
 
@@ -223,7 +277,7 @@ def test_a_matrix_that_a_type_cannot_hold_is_named() -> None:
 
 def test_sizes_are_known_before_packing() -> None:
     for rows, columns in ((1, 1), (32, 32), (33, 65), (100, 7)):
-        item, weights = Needed("w", (rows, columns), True), {"w": np.ones((rows, columns), np.float32)}
+        item, weights = Needed("w", (rows, columns), True), {"w": np.full((rows, columns), 0.1, np.float32)}
         for kind in COMPUTE_TYPES:
             assert packed_bytes(item, kind) == PackingStore(weights, kind).get(item).nbytes
 
