@@ -94,6 +94,7 @@ def test_turns_give_ratios_rates_and_errors(seated: pool.Pool) -> None:
 def test_share_of_the_limit_is_bytes_over_bandwidth_and_time(seated: pool.Pool) -> None:
     results = empty()
     entry = measured(seated, results)
+    assert [limits.held_as("llama-1b", p) for p in (OURS, THEIRS)] == ["bfloat16", "float32"]
     size = limits.step_bytes("marian-base", "float32", 1, 1, 32, 8)
     assert size == pytest.approx(
         207e6, rel=0.01

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from peers_harness.cases import OURS, Participant
 from peers_harness.models import SHAPES
 
 SIZES = (16, 32, 64, 128, 256, 512)  # megabytes; the limit is that of MEMORY, the others tell what a cache does
@@ -19,9 +20,15 @@ BYTES = {
 }  # int4: a scale of two bytes per group of 32
 
 
+def held_as(model: str, participant: Participant) -> str:
+    """The type a participant keeps the weights in: ours that of the checkpoint, where float32 would only widen it."""
+    published = SHAPES[model].published
+    return published if participant == Participant(OURS, "float32") else participant.dtype
+
+
 def step_bytes(model: str, dtype: str, batch: int, beams: int, context: int, new: int) -> float:
-    """Bytes one decoding step reads at least, halfway through: weights once for all rows, float32 keys and values per row,
-    those of a source once for all its beams."""
+    """Bytes one decoding step reads at least, halfway through: weights, kept in `dtype`, once for all rows, float32 keys and
+    values per row, those of a source once for all its beams."""
     shape = SHAPES[model]
     past = new / 2 if shape.kind == "seq2seq" else context + new / 2
     cached = batch * beams * shape.per_token * past + batch * shape.per_source * context

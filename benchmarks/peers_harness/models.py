@@ -25,7 +25,8 @@ class Shape:
     """What a model reads per step, from which the limit follows: elements of the weights, and of keys and values.
 
     weights: elements of the matrices one decoder step multiplies by; per_token: elements of keys and values a step reads
-    for each token of its own past; per_source: the same for each token of the source (cross-attention); parameters: all.
+    for each token of its own past; per_source: the same for each token of the source (cross-attention); parameters: all;
+    published: the type of the checkpoint.
     """
 
     kind: str  # "seq2seq" | "decoder"
@@ -36,6 +37,7 @@ class Shape:
     per_token: int
     per_source: int
     parameters: int
+    published: str = "float32"
 
 
 def _seq2seq(vocabulary: int, width: int, layers: int, ffn: int, eos: int, positions: int) -> Shape:
@@ -56,7 +58,7 @@ SHAPES = {
     ),
     "llama-1b": Shape(
         "decoder", 128256, 128001, 131072, 16 * (2 * 2048**2 + 2 * 2048 * 512 + 3 * 2048 * 8192) + 128256 * 2048,
-        16 * 2 * 512, 0, 16 * (2 * 2048**2 + 2 * 2048 * 512 + 3 * 2048 * 8192) + 128256 * 2048,
+        16 * 2 * 512, 0, 16 * (2 * 2048**2 + 2 * 2048 * 512 + 3 * 2048 * 8192) + 128256 * 2048, "bfloat16",
     ),
 }  # fmt: skip
 
@@ -119,7 +121,7 @@ def auto_class(model: str) -> Any:
 
 
 def _make_hf(model: str, folder: Path, root: Path) -> None:
-    """A folder of safetensors; the 1-billion model in bfloat16, as such models are published."""
+    """A folder of safetensors, in the type that such models are published in."""
     import torch
     import transformers
 
@@ -129,8 +131,7 @@ def _make_hf(model: str, folder: Path, root: Path) -> None:
         if model == "marian-base":
             made.final_logits_bias.normal_()
             made.final_logits_bias[0, -1] = -100.0  # never the padding token, which CTranslate2 removes
-        if model == "llama-1b":
-            made = made.to(torch.bfloat16)
+        made = made.to(getattr(torch, SHAPES[model].published))
     made.generation_config.max_length = None
     made.save_pretrained(folder)
 
@@ -210,12 +211,13 @@ def form_of(engine: str, dtype: str) -> str:
 
 
 def stamp(form: str) -> str:
-    """What a made form depends on beside the model: ours on this very build, as how weights are packed may change."""
+    """What a made form depends on beside the model: ours on this very version, as how weights are packed may change."""
     if not form.startswith("fastattn-"):
         return ""
-    import fastattn._native as native
+    from fastattn import _native, container, packing
 
-    return hashlib.sha256(Path(str(native.__file__)).read_bytes()).hexdigest()[:16]
+    files = [Path(str(module.__file__)) for module in (_native, container, packing)]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def is_ready(root: Path, model: str, form: str) -> bool:

@@ -25,7 +25,8 @@ Python around them. Nobody's waiting is tuned: the threads of an engine that has
 its own defaults say, and the next turn begins when no thread of any other engine runs. A turn during which other
 programs took more than {noise} of the processors is repeated once.
 
-float32 is compared with float32. Our int8 is compared with CTranslate2's int8, our int4 with its int8, our bfloat16
+float32 is compared with float32. The Llama shape comes in bfloat16, as such models are published: float32 engines widen
+its weights, ours reads the 16 bits and computes the same, so that its limit is that of half the bytes. Our int8 is compared with CTranslate2's int8, our int4 with its int8, our bfloat16
 with its float32. Our bfloat16 is compared with PyTorch's bfloat16; against our int8 and int4 PyTorch runs the float32
 model. ONNX Runtime runs the exported float32 model and NumPy float32 against all our types. The dynamic quantisation
 that PyTorch and ONNX Runtime have of their own is not used. CTranslate2 is measured as it comes, with AVX512 forced

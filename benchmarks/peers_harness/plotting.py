@@ -10,6 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from peers_harness import limits, ratios, slope
+from peers_harness.cases import Participant
 from peers_harness.models import SHAPES
 from peers_harness.targets import NAMES
 
@@ -120,7 +121,8 @@ def by_limit(results: dict[str, Any]) -> Any:
         for name in ratios.participants(entry):
             step = ratios.seconds_per_step(entry, name)
             if step is not None:
-                size = limits.step_bytes(case.model, name.partition("/")[2], 1, 1, 32, case.new)
+                held = limits.held_as(case.model, Participant.parse(name))
+                size = limits.step_bytes(case.model, held, 1, 1, 32, case.new)
                 points.setdefault(name.partition("/")[0], []).append((size / 1e6, 1 / step))
     if not points:
         return None

@@ -97,7 +97,8 @@ def share(results: dict[str, Any], entry: Entry, name: str, cached: bool = False
     case, step = case_of(entry), seconds_per_step(entry, name)
     if step is None:
         return None
-    size = limits.step_bytes(case.model, Participant.parse(name).dtype, case.batch, case.beams, case.context, case.new)
+    held = limits.held_as(case.model, Participant.parse(name))
+    size = limits.step_bytes(case.model, held, case.batch, case.beams, case.context, case.new)
     first = first_seconds(entry, name) or 0.0
     beside = [(turn[0], turn[3]) for turn in turns(entry, name) if len(turn) > 3 and turn[0] > first]
     if beside and not cached:
