@@ -25,18 +25,19 @@ Python around them. Nobody's waiting is tuned: the threads of an engine that has
 its own defaults say, and the next turn begins when no thread of any other engine runs. A turn during which other
 programs took more than {noise} of the processors is repeated once.
 
-float32 is compared with float32. The Llama shape comes in bfloat16, as such models are published: float32 engines widen
-its weights, ours reads the 16 bits and computes the same, so that its limit is that of half the bytes. Our int8 is compared with CTranslate2's int8, our int4 with its int8, our bfloat16
-with its float32. Our bfloat16 is compared with PyTorch's bfloat16; against our int8 and int4 PyTorch runs the float32
-model. ONNX Runtime runs the exported float32 model and NumPy float32 against all our types. The dynamic quantisation
-that PyTorch and ONNX Runtime have of their own is not used. CTranslate2 is measured as it comes, with AVX512 forced
+float32 is compared with float32. The Llama shape comes in bfloat16, as such models are published: float32 engines
+widen its weights, ours reads the 16 bits and computes the same, so that its limit is that of half the bytes. Our
+int8 is compared with CTranslate2's int8, our int4 with its int8, our bfloat16 with its float32. Our bfloat16 is
+compared with PyTorch's bfloat16; against our int8 and int4 PyTorch runs the float32 model. ONNX Runtime runs the
+exported float32 model and NumPy float32 against all our types. The dynamic quantisation that PyTorch and ONNX
+Runtime have of their own is not used. CTranslate2 is measured as it comes, with AVX512 forced
 (`CT2_FORCE_CPU_ISA=AVX512`), and, where the CPU is not Intel's and it leaves MKL off, with MKL on (`CT2_USE_MKL=1`);
 the targets are held against the best of these. From 2,000 tokens of context on a call takes so long that only some
-engines and types take part. "ms to first" is the time to the first token (encoder or prompt, one step). "limit" is the
-share of the limit that memory sets: the bytes a step must read (weights, and float32 keys and values) at the bandwidth
-measured right before and after the turn (the run's best: {read:.1f} GB/s), over the time per step (the call for all
-tokens less the call for one). It can pass 100 % where a large cache holds the weights; in brackets the share of the
-run's best bandwidth on as many bytes as the step reads."""
+engines and types take part. "ms to first" is the time to the first token (encoder or prompt, one step). "limit" is
+the share of the limit that memory sets: the bytes a step must read (weights, and float32 keys and values) at the
+bandwidth measured right before and after the turn (the run's best: {read:.1f} GB/s), over the time per step (the
+call for all tokens less the call for one). It can pass 100 % where a large cache holds the weights; in brackets the
+share of the run's best bandwidth on as many bytes as the step reads."""
 
 
 def table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
