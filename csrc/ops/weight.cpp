@@ -45,7 +45,7 @@ float widen(Float16 x) {
 template <typename T>
 void transpose_rows(const T* from, int64_t row_stride, int64_t col_stride, int rows, int64_t K, float* columns,
                     float* room) {
-  if (rows < kPanel) std::memset(columns, 0, static_cast<size_t>(K * kPanel) * sizeof(float));
+  if (rows < kPanel) std::fill_n(columns, K * kPanel, 0.0f);
   if (row_stride == 1 && col_stride != 1) {  // the transpose of a matrix: its rows are lines of the panel
     for (int64_t k = 0; k < K; ++k)
       for (int r = 0; r < rows; ++r) columns[k * kPanel + r] = widen(from[k * col_stride + r]);
