@@ -89,8 +89,7 @@ def lines(results: dict[str, Any]) -> Iterator[str]:
         if text is None:
             continue
         yield from (f"### {title}", "", f"By `python benchmarks/{' '.join(command)}`.", "")
-        for line in _pivoted(text) if name == "linear" else text.splitlines():
-            yield _bold(line) if line.startswith("|") else line
+        yield from _pivoted(text) if name == "linear" else _bold(text)
         yield ""
 
 
@@ -123,9 +122,18 @@ def _cell(row: dict[str, str]) -> str:
     return f"{row['GFLOP/s']}, " + (f"**{ratio}**" if lost else ratio)
 
 
-def _bold(line: str) -> str:
-    """Lost ratios: cells like 0.93 or 0.93 x; shares have a percent sign and are left alone."""
-    return re.sub(r"\|\s*(0\.\d+(?: ?[x×])?)\s*(?=\|)", r"| **\1** ", line)
+def _bold(text: str) -> Iterator[str]:
+    """Tables with lost ratios in bold."""
+    column: int | None = None
+    for line in text.splitlines():
+        cells = line.split("|")
+        if " ratio " in cells:
+            column = cells.index(" ratio ")
+        elif len(cells) < 3:  # no row of a table
+            column = None
+        elif column and column < len(cells) and (figure(cells[column]) or 1.0) < 1.0:
+            cells[column] = f" **{cells[column].strip()}** "
+        yield "|".join(cells)
 
 
 def verdicts(results: dict[str, Any]) -> list[Verdict]:
