@@ -112,7 +112,8 @@ def write_converted(path: Path, store: PackingStore, wanted: Iterable[Needed], f
     facts = {"format": FORMAT, "version": VERSION, "layout": _native.LAYOUT}
     facts |= {"compute_type": store.compute_type, "family": family, "parameters": parameters}
     order = sorted(wanted, key=lambda item: not item.matrix)  # what is padded first: all of it stays aligned
-    room = _aligned(len(_header(facts, [Placed(item, "bfloat16", MOST, MOST, MOST) for item in order])))
+    longest = max(COMPUTE_TYPES, key=len)
+    room = _aligned(len(_header(facts, [Placed(item, longest, MOST, MOST, MOST) for item in order])))
     placed: list[Placed] = []
     with open(path, "wb") as out:
         out.seek(room)
