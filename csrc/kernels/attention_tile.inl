@@ -13,9 +13,9 @@ constexpr int kBytesTouched = 4 * 1024;  // the same for rows that are touched
 constexpr int kBytesBetween = 2 * 1024;  // fetched between a block's scores and its values
 constexpr int kLine = 16;                // floats of a line of the cache
 constexpr int kRun = 16;                 // d that stand side by side in a row's query
-constexpr int kGroups = 16;              // groups of rows that share the walk over the blocks
+constexpr int kGroups = kRowsAtOnce / kTileRows;  // groups of rows that share the walk over the blocks
 static_assert(kTileRows * kBlock <= kTilePowers && kRunPowers <= kTilePowers, "powers have room");
-static_assert(kTileRows <= kRowSlots && kGroups * kTileRows >= kRowsAtOnce, "rows of a call share one walk");
+static_assert(kTileRows <= kRowSlots && kGroups * kTileRows == kRowsAtOnce, "rows of a call share one walk");
 
 // Up to kTileRows rows; those of one tile.
 struct RowGroup {

@@ -14,7 +14,7 @@ constexpr int kPanel = 32;   // columns of a packed weight panel: panel p holds 
 constexpr int kPage = 16;    // tokens of a KV page: keys [D][16] (transposed), values [16][ldv]
 constexpr int kBlock = 256;  // keys per softmax block (16 pages), counted from key 0: fixed order of accumulation
 constexpr int kTilePowers = 12 * kBlock;  // of the rows of a register tile, or of a run of blocks of fewer
-constexpr int kRowsAtOnce = 96;  // query rows that ops hand to one call of attention: they share the reads of a block
+constexpr int kRowsAtOnce = 192;  // query rows that ops hand to one call of attention: they share the reads of a block
 // Query rows of a head from which on ops copy values that stand apart: at a stride of kilobytes they share few sets of
 // a cache.
 constexpr int64_t kRowsForCopy = 256;

@@ -10,7 +10,8 @@
 namespace fastattn {
 namespace {
 
-constexpr int64_t kChunk = kRowsAtOnce;  // query rows of a work item
+constexpr int64_t kChunk = kRowsAtOnce;     // query rows of a work item, at most
+constexpr int64_t kFewerRows = kChunk / 2;  // where there would not be enough items to keep all threads busy
 constexpr int64_t kFloatsPerPointer = static_cast<int64_t>(sizeof(void*)) / 4;
 
 int64_t page_count(int64_t tokens) { return (tokens + kPage - 1) / kPage; }
@@ -56,6 +57,12 @@ struct Pages {
     return pointer_floats(longest) + attention_scratch(kChunk, D);
   }
 };
+
+// Query rows of a work item: several items for each thread, if that does not make them too small.
+int64_t chunk_rows(const Frame& f, const HeadSizes& a, const Team& team) {
+  constexpr int64_t kItems = 4;
+  return std::clamp(f.tokens * a.H / (kItems * team.nth) / 12 * 12, kFewerRows, kChunk);
+}
 
 // What the optional parameters of `attention` say.
 BiasSource bias_source(const Node& n) {
@@ -298,6 +305,7 @@ void run_split(const Node& n, const Heads& a, Frame& f, Team& team, const PagedL
 template <class Items>
 void read_cache(const Node& n, const Heads& a, Frame& f, Team& team, const PagedLayer& layer, int64_t most,
                 Items items) {
+  const int64_t chunk = chunk_rows(f, a, team);
   for (Family family{0, 0, 0}; family.last < f.batch;) {
     family = family_of(f, family.last, a.group, most);
     const int64_t rows = f.length(family.first) * a.group;
@@ -306,8 +314,8 @@ void read_cache(const Node& n, const Heads& a, Frame& f, Team& team, const Paged
         if (items.mine()) attend_family(n, a, f, team, layer, family, g);
         continue;
       }
-      for (int64_t r = (rows + kChunk - 1) / kChunk * kChunk - kChunk; r >= 0; r -= kChunk)
-        if (items.mine()) attend_sequence(n, a, f, team, layer, family.first, g, r, std::min(rows, r + kChunk));
+      for (int64_t r = (rows + chunk - 1) / chunk * chunk - chunk; r >= 0; r -= chunk)
+        if (items.mine()) attend_sequence(n, a, f, team, layer, family.first, g, r, std::min(rows, r + chunk));
     }
   }
 }
@@ -331,7 +339,7 @@ void run_cached(const Node& n, Frame& f, Team& team) {
   }
   // One token a sequence and at most a chunk of rows: items are dealt as above, so a thread reads only what it wrote
   // itself.
-  if (f.tokens != f.batch || a.group > kChunk || split) team.barrier();
+  if (f.tokens != f.batch || a.group > kFewerRows || split) team.barrier();
   if (split) return run_split(n, a, f, team, layer);
   if (f.tokens == f.batch) return read_cache(n, a, f, team, layer, most, Dealer{team});
   read_cache(n, a, f, team, layer, most, Queue(team));
@@ -391,18 +399,19 @@ void run_uncached(const Node& n, Frame& f, Team& team) {
   }
   team.barrier();
   Queue readers(team);
+  const int64_t chunk = chunk_rows(f, a, team);
   for (int64_t s = 0, first = 0; s < f.batch; ++s) {
     const Queries queries{f.offsets[static_cast<size_t>(s)], f.length(s), 0};
     const int64_t rows = queries.tokens * a.group, count = page_count(queries.tokens);
     for (int64_t g = 0; g < a.G; ++g)
-      for (int64_t r = 0; r < rows; r += kChunk) {
+      for (int64_t r = 0; r < rows; r += chunk) {
         if (!readers.mine()) continue;
         Pages pages(f, team, queries.tokens, room.copied ? a.Dv : ldv);
         for (int64_t p = 0; p < count; ++p) {
           pages.keys[p] = room.keys(first, count, g, p);
           pages.values[p] = room.copied ? room.values(first, count, g, p) : values_at(s, g, p);
         }
-        attend(n, a, queries, pages, g, r, std::min(rows, r + kChunk));
+        attend(n, a, queries, pages, g, r, std::min(rows, r + chunk));
       }
     first += count;
   }
@@ -488,6 +497,7 @@ void run_cross_attention(const Node& n, Frame& f, Team& team) {
   const PagePool& pool = f.state->memory_pages;
   const PagedLayer& layer = pool.layer(n.attrs.layer);
   const auto memory_of = [&](int64_t s) { return f.state->sequences[static_cast<size_t>(s)].memory; };
+  const int64_t chunk = chunk_rows(f, a, team);
   Dealer readers{team};
   for (int64_t s = 0, next; s < f.batch; s = next) {
     for (next = s + 1; next < f.batch && memory_of(next) == memory_of(s);) ++next;
@@ -495,10 +505,10 @@ void run_cross_attention(const Node& n, Frame& f, Team& team) {
                           f.offsets[static_cast<size_t>(next)] - f.offsets[static_cast<size_t>(s)], 0};
     const int64_t rows = queries.tokens * a.group;
     for (int64_t g = 0; g < a.G; ++g)
-      for (int64_t r = 0; r < rows; r += kChunk)
+      for (int64_t r = 0; r < rows; r += chunk)
         if (readers.mine())
           attend(n, a, queries, pages_of(f, team, pool, layer, f.memory(s).pages, g, f.memory(s).length), g, r,
-                 std::min(rows, r + kChunk));
+                 std::min(rows, r + chunk));
   }
 }
 
