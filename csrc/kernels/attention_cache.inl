@@ -2,6 +2,22 @@
 
 constexpr int kPagesAhead = 2;  // of keys that are packed one page after the other
 
+// kLanes rows of kLanes floats, or as many as there are, to columns of a page, with zeros behind the last.
+INLINE void pack_square(const float* k, int64_t ldk, int rows, int64_t width, float* to) {
+  Vf x[kLanes];
+  if (rows >= kLanes && width >= kLanes) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) x[i] = load(k + i * ldk);
+    transpose(x);
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) store(to + i * kPage, x[i]);
+    return;
+  }
+  for (int i = 0; i < kLanes; ++i) x[i] = i < rows ? load_up_to(k + i * ldk, width) : set1(0.0f);
+  transpose(x);
+  for (int i = 0; i < kLanes && i < width; ++i) store(to + i * kPage, x[i]);
+}
+
 // Writes `count` tokens into columns offset.. of a page; from offset 0, the columns behind them may be zeroed.
 // k: (count, D), page: (D, kPage)
 void pack_keys(const float* k, int64_t ldk, int count, int64_t D, float* page, int offset) {
@@ -15,12 +31,7 @@ void pack_keys(const float* k, int64_t ldk, int count, int64_t D, float* page, i
     for (int64_t d = 0; d < D; d += kLine) __builtin_prefetch(k + (t + kPagesAhead * kPage) * ldk + d);
   }
   for (int t = 0; t < kPage; t += kLanes)
-    for (int64_t d = 0; d < D; d += kLanes) {
-      Vf x[kLanes];
-      for (int i = 0; i < kLanes; ++i) x[i] = t + i < count ? load_up_to(k + (t + i) * ldk + d, D - d) : set1(0.0f);
-      transpose(x);
-      for (int i = 0; i < kLanes && d + i < D; ++i) store(page + (d + i) * kPage + t, x[i]);
-    }
+    for (int64_t d = 0; d < D; d += kLanes) pack_square(k + t * ldk + d, ldk, count - t, D - d, page + d * kPage + t);
 }
 
 // The largest |x|; NaN if anything is NaN or infinite.

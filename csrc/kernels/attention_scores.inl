@@ -201,11 +201,16 @@ INLINE Vf finish_whole(BlockTile& tile, int r, const float* bias) {
 // The same for any row: softcap, bias, and -inf where it does not see the key.
 Vf finish_scores(const AttentionArgs& args, BlockTile& tile, int r, const float* bias) {
   const Vf cap = set1(args.softcap * kLog2E), unseen = set1(-kInfinity);
+  const bool products = args.softcap <= 0.0f && !bias;  // are scores, where they are seen
   Vf highest = unseen, lowest = set1(0.0f);
   for (int j = tile.first; j < tile.last; j += kLanes) {
     const int from = tile.from[r] - j, to = tile.to[r] - j;
     float* p = &tile.p[r][j];
     Vf s = load(p);
+    if (products && from <= 0 && to >= kLanes) {
+      highest = max(s, highest);
+      continue;
+    }
     if (args.softcap > 0.0f) s = cap * tanh(s / cap);
     if (bias) {
       const Vf b = load_lanes(bias + j, from, to);

@@ -342,6 +342,8 @@ void test_attention() {
   for (int rows : {1, 2, 5})  // runs of several blocks, more than one of them
     for (int64_t Dv : {64, 160})
       for (int kind = 0; kind < 6; ++kind) check_problem(rows, 8 * kBlock + 300, 48, Dv, rows == 2, kind);
+  for (int rows : {kRowsAtOnce, kRowsAtOnce + 13})  // all tiles of a call, and a second round of them
+    for (int kind = 0; kind < 6; ++kind) check_problem(rows, 300, 20, 24, rows == kRowsAtOnce, kind);
   check_problem(0, 0, 4, 4, false, 0);
   check_problem(2, 0, 4, 4, false, 0);
   for (int64_t S : {1, 20, 300})
