@@ -5,6 +5,7 @@
 
 #include "base/cpu.h"
 #include "dispatch/dispatch.h"
+#include "ops/chunks.h"
 #include "ops/graph_ops.h"
 
 namespace fastattn {
@@ -58,10 +59,8 @@ struct Pages {
   }
 };
 
-// Query rows of a work item: several items for each thread, if that does not make them too small.
 int64_t chunk_rows(const Frame& f, const HeadSizes& a, const Team& team) {
-  constexpr int64_t kItems = 4;
-  return std::clamp(f.tokens * a.H / (kItems * team.nth) / 12 * 12, kFewerRows, kChunk);
+  return chunk_of_rows(f.tokens * a.H, team.nth, kFewerRows, kChunk);
 }
 
 // What the optional parameters of `attention` say.

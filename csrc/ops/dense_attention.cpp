@@ -15,12 +15,14 @@
 
 #include "base/cpu.h"
 #include "dispatch/dispatch.h"
+#include "ops/chunks.h"
 
 namespace fastattn::dense {
 namespace {
 
 constexpr int64_t kFewRows = 24;          // up to here the second way: two register tiles that turn the keys themselves
 constexpr int64_t kSlotFloats = 1 << 22;  // packed keys and values of all heads at work: 16 MB, or one head
+constexpr int64_t kLeastRows = 12;        // rows of a chunk
 constexpr int64_t kMaskedRows = 24;       // rows of a chunk whose mask must be copied
 constexpr int kFirstRows = 12;            // that a kernel begins with; the others it fetches itself
 constexpr int kPagesPerBlock = kBlock / kPage;
@@ -47,11 +49,9 @@ struct Geometry {
         copy_mask(op.mask.kind == Mask::Kind::boolean ||
                   (op.mask.kind == Mask::Kind::added && op.mask.stride[3] != 1 && S > 1)) {}
 
-  // Chunks of query rows: whole register tiles (of 6 or 12 rows), and several for each thread.
   void divide(int threads) {
-    const int64_t share = rows * B * G / (4 * threads);
     const int64_t most = copy_mask ? kMaskedRows : kRowsAtOnce;
-    chunk_rows = rows <= kFewRows ? std::max<int64_t>(rows, 1) : std::clamp<int64_t>(share / 12 * 12, 12, most);
+    chunk_rows = rows <= kFewRows ? std::max<int64_t>(rows, 1) : chunk_of_rows(rows * B * G, threads, kLeastRows, most);
     chunks = (rows + chunk_rows - 1) / chunk_rows;
   }
 };
