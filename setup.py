@@ -13,7 +13,7 @@ from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
 X86 = platform.machine().lower() in ("x86_64", "amd64")
-ISAS = ("generic", "avx2", "avx512", "avx512vnni") if X86 else ("generic", "neon")
+ISAS = ("generic", "avx2", "avx512", "avx512vnni", "avx512bf16") if X86 else ("generic", "neon")
 
 # No -m flags: what needs a newer CPU is compiled inside target regions (csrc/kernels/compile.h).
 FLAGS = [

@@ -121,7 +121,7 @@ and sums. The column `matrices` of the op table (`fastattn/ops/table.py`) is whe
 | type | a weight | an activation that meets it | the product |
 |---|---|---|---|
 | `float32` | as it is | float32 | float32 multiply-adds |
-| `bfloat16` | nearest, 8 bits of mantissa | float32 | float32 multiply-adds |
+| `bfloat16` | nearest, 8 bits of mantissa | the same, at each product | exact, float32 sums |
 | `int8` | -127 … 127 times a scale per output | -127 … 127 times a scale per row, at each product | exact integers |
 | `int4` | -8 … 7 times a bfloat16 scale per output and 32 inputs | as for int8 | exact integers in each group of 32 |
 

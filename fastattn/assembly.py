@@ -26,7 +26,7 @@ from fastattn.packing import (
 from fastattn.weights import bind_weights
 
 if TYPE_CHECKING:
-    from fastattn.reference.matrices import Array, Quantized
+    from fastattn.reference.matrices import Matrix
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ class Assembly:
         where = str(self.checkpoint.path)
         return PackingStore(self.weights, compute_type, num_threads, progress, total, where)
 
-    def arrays(self, compute_type: str) -> dict[str, Array | Quantized]:
-        """The weights for the NumPy reference, quantised as the engine does it."""
+    def arrays(self, compute_type: str) -> dict[str, Matrix]:
+        """The weights for the NumPy reference, rounded or quantised as the engine does it."""
         from fastattn.reference.matrices import in_type, unpack
 
-        arrays: dict[str, Array | Quantized] = {}
+        arrays: dict[str, Matrix] = {}
         converted = self.checkpoint.converted
         if converted is not None:
             BorrowingStore(converted, self.needed)  # checks them
@@ -82,7 +82,7 @@ class Assembly:
                 arrays[item.name] = in_type(array, compute_type) if item.matrix else array
             elif item.matrix:
                 rows, columns, kind, _ = converted.matrices[item.name]
-                arrays[item.name] = unpack(converted.packed(item.name), rows, columns, kind)
+                arrays[item.name] = unpack(converted.packed(item.name), rows, columns, kind, converted.compute_type)
             elif item.name in self.architecture.computed:
                 arrays[item.name] = as_float32(self.architecture.computed[item.name])
             else:

@@ -85,9 +85,9 @@ class BorrowingStore:
         return self._kept[item]
 
     def _borrow(self, name: str) -> _native.Weight:
-        matrix = self._file.matrices[name]
+        matrix, exact = self._file.matrices[name], self.compute_type == "float32"
         try:
-            return _native.Weight.from_packed(self._file.packed(name), matrix.rows, matrix.columns, matrix.kind)
+            return _native.Weight.from_packed(self._file.packed(name), matrix.rows, matrix.columns, matrix.kind, exact)
         except ValueError as error:
             raise LoadError(f"{self._file.path}: tensor {name + PACKED!r}: {error}") from None
 

@@ -1,4 +1,5 @@
-"""Which instruction set the kernels use: "generic", "avx2", "avx512", "avx512vnni" on x86-64, "neon" on aarch64.
+"""Which instruction set the kernels use: "generic", "avx2", "avx512", "avx512vnni", "avx512bf16" on x86-64, "neon" on
+aarch64.
 
 The best one the CPU has is chosen on import; the environment variable FASTATTN_ISA names another. Results are bit-identical for
 one instruction set whatever the batch and the threads, and may differ in the last bits from one to another.

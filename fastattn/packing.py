@@ -122,7 +122,8 @@ class PackingStore:
         _advise(array, "MADV_WILLNEED")  # read ahead: threads fault at several places at once
         kind = matrix_type(array, self.compute_type) if item.matrix else "float32"
         try:
-            weight = _native.Weight(_elements(array), item.matrix, self._threads, kind, array.dtype == np.uint16)
+            is_half, exact = array.dtype == np.uint16, self.compute_type == "float32"
+            weight = _native.Weight(_elements(array), item.matrix, self._threads, kind, is_half, exact)
         except ValueError as error:
             raise LoadError(f"{self._where}tensor {item.name!r}: {error}") from None
         self._took(array)

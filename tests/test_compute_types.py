@@ -25,7 +25,7 @@ from fastattn.packing import (
     needed,
     packed_bytes,
 )
-from fastattn.reference.matrices import Quantized, in_type, unpack
+from fastattn.reference.matrices import Quantized, Rounded, in_type, unpack
 from fastattn.reference.quantized import to_bfloat16
 from fastattn.runtime import Select
 
@@ -55,12 +55,15 @@ def test_the_engine_packs_what_numpy_says(shape: tuple[int, int], kind: str, isa
         with fastattn.isa.use(isa):
             native = _native.Weight(weight, True, 2, kind)
         ours = in_type(weight, kind)
-        theirs = unpack(native.packed, *shape, kind)
+        theirs = unpack(native.packed, *shape, kind, kind)
         if isinstance(ours, Quantized):
             assert isinstance(theirs, Quantized)
             np.testing.assert_array_equal(theirs.scales, ours.scales)
             np.testing.assert_array_equal(theirs.codes, ours.codes)
             assert np.abs(ours.codes).max() <= (127 if kind == "int8" else 8)
+        elif isinstance(ours, Rounded):
+            assert isinstance(theirs, Rounded)
+            np.testing.assert_array_equal(theirs.values, ours.values)
         else:
             np.testing.assert_array_equal(theirs, ours)
 
@@ -69,7 +72,7 @@ def test_the_engine_packs_what_numpy_says(shape: tuple[int, int], kind: str, isa
 def test_the_error_of_a_weight_is_within_half_a_step(kind: str) -> None:
     weight = np.random.default_rng(2).standard_normal((96, 160)).astype(np.float32)
     held = in_type(weight, kind)
-    rows = held[np.arange(96)] if isinstance(held, Quantized) else held
+    rows = held[np.arange(96)]
     most = np.abs(weight.reshape(96, -1, 32)).max(-1) if kind == "int4" else np.abs(weight).max(-1, keepdims=True)
     most = np.repeat(most, 160 // most.shape[1], -1)
     bound = STEPS[kind] * (np.abs(weight) if kind == "bfloat16" else most) * (1 + 1e-6)
@@ -104,7 +107,7 @@ def test_what_is_kept_in_which_type(kind: str) -> None:
 @pytest.mark.parametrize("kind", COMPUTE_TYPES)
 @pytest.mark.parametrize("folder", FAMILIES, ids=str)
 def test_the_engine_equals_numpy_with_the_same_quantised_weights(folder: str, kind: str) -> None:
-    """Both quantise weights and activations alike; what float32 errs elsewhere can move an activation by one code."""
+    """Both round weights and activations alike; what float32 errs elsewhere can move an activation by one code, or one bit."""
     native = fastattn.load(GOLDEN / folder, compute_type=kind)
     plain = fastattn.load(GOLDEN / folder, compute_type=kind, backend="reference")
     assert native.compute_type == plain.compute_type == kind
@@ -112,10 +115,8 @@ def test_the_engine_equals_numpy_with_the_same_quantised_weights(folder: str, ki
     ours, theirs = logits(native, *given), logits(plain, *given)
     scale = np.abs(theirs).max()
     errors = np.abs(ours - theirs)
-    if kind in ("float32", "bfloat16"):
-        assert errors.max() <= 2e-5 * scale
-    else:
-        assert np.median(errors) <= 2e-3 * scale and errors.max() <= 3e-2 * scale
+    usual, most = {"float32": (2e-5, 2e-5), "bfloat16": (2e-4, 1e-2)}.get(kind, (2e-3, 3e-2))
+    assert np.median(errors) <= usual * scale and errors.max() <= most * scale
     exact = logits(fastattn.load(GOLDEN / folder), *given)
     bound = {"float32": 0, "bfloat16": 0.03, "int8": 0.06, "int4": 0.7}[kind]
     assert np.abs(ours - exact).max() <= bound * scale

@@ -438,8 +438,9 @@ def test_small_weights_and_converted_models_keep_the_equalities(name: str, compu
         assert (alone.token_ids, alone.score) == (result.token_ids, result.score)
     exact = load(name, compute_type=compute_type, backend="reference").logits(PROMPTS[-2:])
     error = np.abs(model.logits(PROMPTS[-2:]) - exact) / np.abs(exact).max()
-    # an activation half-way between two steps of its int8 may fall to either
-    assert error.max() < (2e-2 if compute_type.startswith("int") else 1e-4) and np.median(error) < 1e-6
+    # an activation half-way between two steps of its int8, or two bfloat16, may fall to either
+    most = {"float32": 1e-4, "bfloat16": 5e-3}.get(compute_type, 2e-2)
+    assert error.max() < most and np.median(error) < 1e-6
 
 
 def test_a_window_leaves_minus_infinity_out_of_json(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from fastattn.errors import OptionError
 ALL = isa.available()
 
 # What the arithmetic of each one gives away: whether a multiply-add rounds once, and the float lanes of a vector.
-TRAITS = {"generic": (False, 4), "neon": (True, 4), "avx2": (True, 8), "avx512": (True, 16), "avx512vnni": (True, 16)}
+TRAITS = {"generic": (False, 4), "neon": (True, 4), "avx2": (True, 8)}
+TRAITS |= dict.fromkeys(("avx512", "avx512vnni", "avx512bf16"), (True, 16))
 
 
 def rounds_once() -> bool:

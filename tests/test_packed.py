@@ -150,6 +150,7 @@ def test_quantised_products_are_those_of_the_reference(each_isa: str, dtype: str
 def test_products_err_as_much_as_their_type_rounds(each_isa: str, dtype: str, shape: tuple[int, int]) -> None:
     w, x = normal(*shape), normal(5, shape[1])
     y = ops.linear(x, ops.pack(w, dtype)).astype(np.float64)
+    x = quantized.to_bfloat16(x) if dtype == "bfloat16" else x
     deq = quantized.dequantized(w, dtype).astype(np.float64)
     rounding = (len(x[0]) + 4) * U * (np.abs(x) @ np.abs(deq).T)
     if dtype in ("int8", "int4"):  # half a step of the row's scale at every element
@@ -181,10 +182,11 @@ def test_threads_that_help_each_other_change_no_bit(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_integer_products_are_equal_on_every_instruction_set(shape: tuple[int, int]) -> None:
+def test_exact_products_are_equal_on_every_instruction_set(shape: tuple[int, int]) -> None:
+    """Those of integers, and of two bfloat16 in float32."""
     w, x = normal(*shape) * 3, normal(30, shape[1])
     fused = [name for name in isa.available() if name != "generic"]
-    for dtype, names in (("int8", isa.available()), ("int4", fused)):
+    for dtype, names in (("int8", isa.available()), ("int4", fused), ("bfloat16", isa.available())):
         results = []
         for name in names:
             with isa.use(name):
@@ -229,7 +231,7 @@ def test_recurrent_ops_take_every_type(each_isa: str, dtype: str) -> None:
     with threads(2):
         out = ops.lstm(x, [(ops.pack(ih, dtype), ops.pack(hh, dtype))])[0]
     near = ops.lstm(x, [(quantized.dequantized(ih, dtype), quantized.dequantized(hh, dtype))])[0]
-    assert np.abs(out - near).mean() < (1e-6 if dtype in ("float32", "bfloat16") else 0.02)
+    assert np.abs(out - near).mean() < {"float32": 1e-6, "bfloat16": 2e-3}.get(dtype, 0.02)
     alone = ops.lstm(x[1:2], [(ops.pack(ih, dtype), ops.pack(hh, dtype))])[0]
     assert same_bits(alone[0], out[1])
 

@@ -27,6 +27,7 @@ bool x86_supports(const char* isa) {
   constexpr unsigned kBmi1 = 1u << 3, kAvx2 = 1u << 5, kBmi2 = 1u << 8;                        // leaf 7, ebx
   constexpr unsigned kAvx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;                      // f, dq, bw, vl
   constexpr unsigned kVnni = 1u << 11;                                                         // leaf 7, ecx
+  constexpr unsigned kBf16 = 1u << 5;                                                          // leaf 7.1, eax
   constexpr unsigned kYmmState = 0x06, kZmmState = 0xe6;
   unsigned a, b, c, d;
   if (!__get_cpuid(1, &a, &b, &c, &d) || !all_set(c, kFma | kOsxsave | kAvx | kF16c)) return false;
@@ -35,7 +36,10 @@ bool x86_supports(const char* isa) {
   if (!std::strcmp(isa, "avx2")) return all_set(state, kYmmState);
   const bool avx512 = all_set(state, kZmmState) && all_set(b, kAvx512);
   if (!std::strcmp(isa, "avx512")) return avx512;
-  if (!std::strcmp(isa, "avx512vnni")) return avx512 && all_set(c, kVnni);
+  const bool vnni = avx512 && all_set(c, kVnni);
+  if (!std::strcmp(isa, "avx512vnni")) return vnni;
+  // A CPU without leaf 7.1 answers with zeros.
+  if (!std::strcmp(isa, "avx512bf16")) return vnni && __get_cpuid_count(7, 1, &a, &b, &c, &d) && all_set(a, kBf16);
   return false;
 }
 

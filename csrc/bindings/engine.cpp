@@ -51,16 +51,23 @@ Source source_of(const py::array& array, bool bfloat16) {
   return s;
 }
 
-WeightPtr make_weight(const py::array& array, bool packed, int num_threads, const std::string& dtype, bool bfloat16) {
-  const Source source = source_of(array, bfloat16);
+// exact: bfloat16 holds the values of a float32 matrix, and what it multiplies is not rounded.
+DType packed_type(const std::string& dtype, bool exact) {
   const DType type = type_named(dtype);
+  return exact && type == DType::bfloat16 ? DType::narrow : type;
+}
+
+WeightPtr make_weight(const py::array& array, bool packed, int num_threads, const std::string& dtype, bool bfloat16,
+                      bool exact) {
+  const Source source = source_of(array, bfloat16);
+  const DType type = packed_type(dtype, exact);
   if (!packed && type != DType::float32) throw std::invalid_argument("a plain weight is float32, not " + dtype);
   const Unlocked unlocked;
   return packed ? packed_weight(source, type, std::max(1, num_threads)) : plain_weight(source);
 }
 
 // Keeps a reference to the array, whose memory is read in place.
-WeightPtr weight_from_packed(const py::array& bytes, int64_t rows, int64_t cols, const std::string& dtype) {
+WeightPtr weight_from_packed(const py::array& bytes, int64_t rows, int64_t cols, const std::string& dtype, bool exact) {
   if (!py::isinstance<py::array_t<uint8_t>>(bytes) || bytes.ndim() != 1 || !(bytes.flags() & py::array::c_style))
     throw std::invalid_argument("a packed weight is a contiguous vector of uint8");
   auto* owner = new py::array(bytes);
@@ -68,7 +75,7 @@ WeightPtr weight_from_packed(const py::array& bytes, int64_t rows, int64_t cols,
     const py::gil_scoped_acquire locked;
     delete owner;
   });
-  return borrowed_weight(panels, bytes.size(), rows, cols, type_named(dtype));
+  return borrowed_weight(panels, bytes.size(), rows, cols, packed_type(dtype, exact));
 }
 
 // The panels of a packed weight, without copying: the array keeps the weight alive.
@@ -326,12 +333,13 @@ void profile(PySession& session, bool on) {
 void bind_engine(py::module_& m) {
   py::class_<Weight, std::shared_ptr<Weight>>(m, "Weight", "An immutable weight: packed for matrix products, or plain.")
       .def(py::init(&make_weight), py::arg("array"), py::arg("packed"), py::arg("num_threads"),
-           py::arg("dtype") = "float32", py::arg("bfloat16") = false,
+           py::arg("dtype") = "float32", py::arg("bfloat16") = false, py::arg("exact") = false,
            "Copies a vector or matrix [out, in], float32 or float16, or with bfloat16=True uint16 that holds bfloat16, "
-           "of "
-           "any strides; packed: into panels of `dtype` for matrix products and embeddings.")
+           "of any strides; packed: into panels of `dtype` for matrix products and embeddings. exact: bfloat16 panels "
+           "hold a float32 matrix, and what it multiplies is not rounded.")
       .def_static("from_packed", &weight_from_packed, py::arg("panels"), py::arg("rows"), py::arg("cols"),
-                  py::arg("dtype"), "A weight whose panels (`packed`) are read where they are; keeps the array alive.")
+                  py::arg("dtype"), py::arg("exact") = false,
+                  "A weight whose panels (`packed`) are read where they are; keeps the array alive.")
       .def_property_readonly("packed", &packed_bytes, "The panels as a read-only uint8 view, or None if it is plain.")
       .def_property_readonly("dtype", [](const Weight& w) { return type_name(w.type); })
       .def_property_readonly("shape", [](const Weight& w) { return py::make_tuple(w.rows, w.cols); })

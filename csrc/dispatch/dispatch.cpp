@@ -9,7 +9,7 @@
 namespace fastattn {
 
 #if defined(__x86_64__)
-extern const KernelTable kernels_avx512vnni, kernels_avx512, kernels_avx2;
+extern const KernelTable kernels_avx512bf16, kernels_avx512vnni, kernels_avx512, kernels_avx2;
 #elif defined(__aarch64__)
 extern const KernelTable kernels_neon;
 #endif
@@ -34,9 +34,8 @@ void fill_from(KernelTable& table, const KernelTable& lower) {
 std::vector<Level> detect_levels() {
   const Level all[] = {
 #if defined(__x86_64__)
-      {"avx512vnni", kernels_avx512vnni},
-      {"avx512", kernels_avx512},
-      {"avx2", kernels_avx2},
+      {"avx512bf16", kernels_avx512bf16}, {"avx512vnni", kernels_avx512vnni},
+      {"avx512", kernels_avx512},         {"avx2", kernels_avx2},
 #elif defined(__aarch64__)
       {"neon", kernels_neon},
 #endif

@@ -2,7 +2,9 @@
 //   FASTATTN_TABLE    the name of the KernelTable to export
 //   FASTATTN_VEC      its vector header
 //   FASTATTN_TARGET   the compiler's target string; undefined: the baseline
-//   FASTATTN_DOT_ONLY defined: only the DOT_KERNELs; dispatch takes the others from the next lower level
+//   FASTATTN_BYTES_ONLY, FASTATTN_HALVES_ONLY   defined: only the BYTES_KERNELs, or the HALVES_KERNELs; dispatch takes
+//   the
+//                     others from the next lower level
 // and includes this file, once.
 //
 // Only the functions between the pragmas are compiled for the target. Everything from std and the intrinsics is
@@ -46,9 +48,15 @@ namespace {
 #include "simd/vec.h"
 #include "simd/math.h"
 #include "kernels/tile.inl"
-#include "kernels/linear.inl"
+#include "kernels/linear_walk.inl"
+#if !defined(FASTATTN_BYTES_ONLY)
+#include "kernels/linear_bfloat16.inl"
+#endif
+#if !defined(FASTATTN_HALVES_ONLY)
 #include "kernels/linear_quantized.inl"
-#if !defined(FASTATTN_DOT_ONLY)
+#endif
+#if !defined(FASTATTN_BYTES_ONLY) && !defined(FASTATTN_HALVES_ONLY)
+#include "kernels/linear.inl"
 #include "kernels/packing.inl"
 #include "kernels/attention_tile.inl"
 #include "kernels/attention_scores.inl"
@@ -68,9 +76,12 @@ namespace {
 
 extern const KernelTable FASTATTN_TABLE;
 const KernelTable FASTATTN_TABLE = {
-#if defined(FASTATTN_DOT_ONLY)
-#  define KERNEL(name, result, arguments)     nullptr,
-#  define DOT_KERNEL(name, result, arguments) name,
+#if defined(FASTATTN_BYTES_ONLY)
+#  define KERNEL(name, result, arguments)       nullptr,
+#  define BYTES_KERNEL(name, result, arguments) name,
+#elif defined(FASTATTN_HALVES_ONLY)
+#  define KERNEL(name, result, arguments)        nullptr,
+#  define HALVES_KERNEL(name, result, arguments) name,
 #else
 #  define KERNEL(name, result, arguments) name,
 #endif

@@ -32,8 +32,9 @@ struct Epilogue {
   int64_t ld_multiply;
 };
 
-// How a packed weight is stored; docs/packing.md has the layouts.
-enum class DType : int { float32, bfloat16, int8, int4 };
+// How a packed weight is stored; docs/packing.md has the layouts. narrow: float32 that bfloat16 holds exactly, stored
+// as bfloat16; rows that it multiplies stay float32.
+enum class DType : int { float32, bfloat16, int8, int4, narrow };
 
 constexpr int kLayout = 1;                     // of packed panels in files: another number once any of it changes
 constexpr int kGroup = 32;                     // k that share a scale in int4
@@ -49,10 +50,10 @@ constexpr int64_t kGroupBytes = kPanel * 2 + kPanel * kGroup / 2;
 
 // Bytes of a panel, a multiple of 64.
 constexpr int64_t panel_bytes(DType type, int64_t K) {
-  return type == DType::float32    ? K * kPanel * 4
-         : type == DType::bfloat16 ? K * kPanel * 2
-         : type == DType::int8     ? quads(K) * 4 * kPanel + kPanel * 4
-                                   : groups(K) * kGroupBytes;
+  return type == DType::float32                             ? K * kPanel * 4
+         : type == DType::bfloat16 || type == DType::narrow ? K * kPanel * 2
+         : type == DType::int8                              ? quads(K) * 4 * kPanel + kPanel * 4
+                                                            : groups(K) * kGroupBytes;
 }
 
 // Whether the products of a type take rows that quantize_row has made.
@@ -64,6 +65,10 @@ constexpr int64_t kRowSums = 64;
 constexpr int64_t quantized_codes(int64_t K) { return kRowSums + round_up(groups(K) * 4, 64); }
 constexpr int64_t quantized_bytes(int64_t K) { return quantized_codes(K) + round_up(K, 64); }
 
+// A row of bfloat16, as round_row makes it: words of two k, the even one in the high half, with zeros up to a multiple
+// of 64 bytes.
+constexpr int64_t rounded_bytes(int64_t K) { return round_up(K * 2, 64); }
+
 // Several rows of x lie in chunks for the products, [chunk][row][kLinearChunk bytes]: a chunk of k of the panel stays
 // in the first-level cache while all rows pass over it, and the rows of a tile stand a constant distance apart.
 constexpr int64_t kLinearChunk = 512;
@@ -72,7 +77,7 @@ constexpr int64_t chunks(int64_t row_bytes) { return (row_bytes + kLinearChunk -
 
 // A product with consecutive panels.
 struct PanelArgs {
-  const void* x;         // float32, or the codes of quantised rows: one row as it is, several in chunks
+  const void* x;         // float32, rounded rows, or the codes of quantised rows: one row as it is, several in chunks
   int64_t ld_chunk;      // bytes from chunk to chunk
   const uint8_t* heads;  // int8, int4: rows of quantize_row, for their scales and sums
   int64_t ld_heads;      // bytes from row to row

@@ -28,6 +28,18 @@ void pack_bfloat16(const float* columns, int64_t K, uint8_t* panel) {
     }
 }
 
+// x as words of two k of bfloat16, the even one in the high half.
+void round_row(const float* x, int64_t K, void* row) {
+  alignas(64) uint32_t bits[2 * kLanes], words[kLanes];
+  uint8_t* out = static_cast<uint8_t*>(row);
+  for (int64_t k = 0; k < rounded_bytes(K) / 2; k += 2 * kLanes, out += 4 * kLanes) {
+    for (int i = 0; i < 2 * kLanes; i += kLanes)
+      store_int(bits + i, nearest_bfloat16(load_up_to(x + k + i, maximum(0, K - k - i))));
+    for (int i = 0; i < kLanes; ++i) words[i] = bits[2 * i] | bits[2 * i + 1] >> 16;
+    __builtin_memcpy(out, words, sizeof words);
+  }
+}
+
 // The codes of 4 k of kLanes columns, one word for each column.
 INLINE Vi four_in_a_word(const Vi (&code)[4]) {
   const Vi low = or_int(code[0], shift_left<8>(code[1])), high = or_int(code[2], shift_left<8>(code[3]));
@@ -132,7 +144,8 @@ void pack_panel(DType type, const float* columns, int64_t K, void* panel) {
   uint8_t* out = static_cast<uint8_t*>(panel);
   switch (type) {
     case DType::float32: __builtin_memcpy(out, columns, static_cast<size_t>(K * kPanel) * sizeof(float)); break;
-    case DType::bfloat16: pack_bfloat16(columns, K, out); break;
+    case DType::bfloat16:
+    case DType::narrow: pack_bfloat16(columns, K, out); break;
     case DType::int8: pack_int8(columns, K, out); break;
     case DType::int4: pack_int4(columns, K, out); break;
   }
@@ -157,6 +170,7 @@ void unpack_row(DType type, const void* panel, int64_t K, int column, float* out
       break;
     }
     case DType::bfloat16:
+    case DType::narrow:
       for (int64_t k = 0; k < K; ++k) out[k] = bfloat16_column(bytes + k * 2 * kPanel, column);
       break;
     case DType::int8: {

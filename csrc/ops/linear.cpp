@@ -22,16 +22,20 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // What the parts want of x.
 struct Wanted {
-  bool floats = false, codes = false;
+  bool floats = false, rounded = false, codes = false;
   Wanted(const LinearPart* parts, int count) {
-    for (int i = 0; i < count; ++i) (is_quantized(parts[i].weight->type) ? codes : floats) = true;
+    for (int i = 0; i < count; ++i) {
+      const DType type = parts[i].weight->type;
+      (is_quantized(type) ? codes : type == DType::bfloat16 ? rounded : floats) = true;
+    }
   }
+  int64_t bytes() const { return floats ? 4 : rounded ? 2 : 1; }  // of an element of x
 };
 
 // Rows of x that stay in the second-level cache while panels stream past.
-int64_t block_rows(int64_t K, bool floats) {
+int64_t block_rows(int64_t K, int64_t bytes) {
   static const int64_t room = cache_bytes(2) / 8 * 5;
-  return std::clamp<int64_t>(room / std::max<int64_t>(K * (floats ? 4 : 1), 1), 24, 96);
+  return std::clamp<int64_t>(room / std::max<int64_t>(K * bytes, 1), 24, 96);
 }
 
 // Bytes of `rows` rows in chunks.
@@ -55,7 +59,7 @@ class Product {
 
   void run() {
     quantize();
-    const int64_t most = block_rows(K_, wanted_.floats);
+    const int64_t most = block_rows(K_, wanted_.bytes());
     int64_t panels = 0;
     for (int i = 0; i < a_.count; ++i) panels += a_.parts[i].weight->panel_count();
     // Rows are shared out where every thread gets a block of its own; else each block is, panel by panel.
@@ -130,7 +134,7 @@ class Product {
     const int64_t c = panels.begin * kPanel, r = rows.begin;
     const bool quantized = is_quantized(w.type);
     PanelArgs args{};
-    args.x = quantized ? codes_ : floats_;
+    args.x = quantized ? codes_ : w.type == DType::bfloat16 ? rounded_ : floats_;
     args.rows = rows.end - r, args.K = K_;
     args.ld_chunk = args.rows * kLinearChunk;
     args.heads = quantized ? heads_ + r * heads_stride_ : nullptr, args.ld_heads = heads_stride_;
@@ -166,10 +170,15 @@ class Product {
     const uint8_t* x = reinterpret_cast<const uint8_t*>(a_.x + rows.begin * a_.ldx);
     const uint8_t* codes = heads_ ? heads_ + rows.begin * heads_stride_ + quantized_codes(K_) : nullptr;
     floats_ = x, codes_ = codes;
-    if (count == 1) return;
     uint8_t* room = reinterpret_cast<uint8_t*>(a_.scratch);
+    if (wanted_.codes) room += std::min(a_.rows, alone_rows(K_)) * heads_stride_;
+    if (wanted_.rounded) {
+      round(rows, room);
+      rounded_ = room;
+      room += arranged_bytes(count, rounded_bytes(K_));
+    }
+    if (count == 1) return;
     if (wanted_.codes) {
-      room += std::min(a_.rows, alone_rows(K_)) * heads_stride_;
       arrange(codes, heads_stride_, count, round_up(K_, 64), room);
       codes_ = room;
       room += arranged_bytes(count, K_);
@@ -180,13 +189,21 @@ class Product {
     }
   }
 
+  // Rows to bfloat16, in chunks; one row is as it is in chunks of its own.
+  void round(Range rows, uint8_t* to) const {
+    constexpr int64_t step = kLinearChunk / 2;
+    for (int64_t k = 0; k < K_; k += step)
+      for (int64_t r = rows.begin; r < rows.end; ++r, to += kLinearChunk)
+        k_.round_row(a_.x + r * a_.ldx + k, std::min(step, K_ - k), to);
+  }
+
   const LinearArgs& a_;
   Team& team_;
   const KernelTable& k_;
   const int64_t K_;
   const Wanted wanted_;
   int64_t heads_stride_ = 0, steps_ = 0, step_rows_ = 1, by_flops_ = 0, prepared_ = -1;
-  const uint8_t *heads_ = nullptr, *codes_ = nullptr, *floats_ = nullptr;
+  const uint8_t *heads_ = nullptr, *codes_ = nullptr, *rounded_ = nullptr, *floats_ = nullptr;
 };
 
 }  // namespace
@@ -194,6 +211,7 @@ class Product {
 PanelKernel panel_kernel(const KernelTable& k, DType type) {
   switch (type) {
     case DType::bfloat16: return k.linear_bfloat16;
+    case DType::narrow: return k.linear_narrow;
     case DType::int8: return k.linear_int8;
     case DType::int4: return k.linear_int4;
     default: return k.linear_float32;
@@ -203,12 +221,13 @@ PanelKernel panel_kernel(const KernelTable& k, DType type) {
 LinearScratch linear_scratch(const LinearPart* parts, int count, int64_t rows) {
   const Wanted wanted(parts, count);
   const int64_t K = parts[0].weight->cols, size = quantized_bytes(K);
-  const int64_t block = rows > 1 ? std::min(rows, block_rows(K, wanted.floats)) : 0;
+  const int64_t block = rows > 1 ? std::min(rows, block_rows(K, wanted.bytes())) : 0;
   int64_t shared = 0, own = 0;
   if (wanted.codes) {
     shared = rows > alone_rows(K) ? rows * size : 0;
     own = std::min(rows, alone_rows(K)) * size + arranged_bytes(block, K);
   }
+  if (wanted.rounded) own += arranged_bytes(std::max<int64_t>(block, 1), rounded_bytes(K));
   if (wanted.floats) own += arranged_bytes(block, K * 4);
   return {shared / 4, own / 4};
 }

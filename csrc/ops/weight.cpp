@@ -170,7 +170,7 @@ Weight part_of(const Weight& weight, int64_t first_panel, int64_t rows) {
 }
 
 namespace {
-const char* const kTypeNames[] = {"float32", "bfloat16", "int8", "int4"};
+const char* const kTypeNames[] = {"float32", "bfloat16", "int8", "int4", "bfloat16"};
 }
 
 const char* type_name(DType type) { return kTypeNames[static_cast<int>(type)]; }

@@ -12,7 +12,7 @@ using Kernel = void (*)(const PanelArgs*);
 
 Kernel kernel_of(DType type) {
   const KernelTable& k = kernels();
-  const Kernel all[] = {k.linear_float32, k.linear_bfloat16, k.linear_int8, k.linear_int4};
+  const Kernel all[] = {k.linear_float32, k.linear_bfloat16, k.linear_int8, k.linear_int4, k.linear_narrow};
   return all[static_cast<int>(type)];
 }
 
@@ -41,7 +41,9 @@ struct Panel {
 
   // What unpack_row gives is near what was packed.
   void check(DType type, const float* columns, int64_t K, int cols) {
-    const double most[] = {0.0, 1.0 / 256, 1.0 / 254, 1.0 / 7};  // of the largest magnitude of the column
+    // Of the largest magnitude of the column. int4: where the lowest number is put at -9, the highest may be cut from 9
+    // to 7.
+    const double most[] = {0.0, 1.0 / 256, 1.0 / 254, 2.0 / 9, 1.0 / 256};
     for (int c = 0; c < cols; ++c) {
       double largest = 0.0;
       for (int64_t k = 0; k < K; ++k) largest = std::max(largest, std::fabs(double(columns[k * kPanel + c])));
@@ -57,18 +59,21 @@ struct Panel {
 struct Inputs {
   DType type;
   int64_t rows, K, row_bytes;
-  Array floats, quantized, meant, arranged;
+  Array floats, quantized, rounded, meant, arranged;
 
   Inputs(DType t, int64_t r, int64_t k)
       : type(t),
         rows(r),
         K(k),
-        row_bytes(is_quantized(t) ? round_up(k, 64) : k * 4),
+        row_bytes(is_quantized(t)        ? round_up(k, 64)
+                  : t == DType::bfloat16 ? rounded_bytes(k)
+                                         : k * 4),
         floats(random_array(r * k)),
         quantized(r * quantized_bytes(k) / 4),
+        rounded(r * rounded_bytes(k) / 4),
         meant(r * k),
         arranged(r * chunks(row_bytes) * kLinearChunk / 4) {
-    for (int64_t i = 0; i < rows; ++i) quantize(i);
+    for (int64_t i = 0; i < rows; ++i) quantize(i), round(i);
     for (int64_t i = 0; i < rows; ++i)
       for (int64_t at = 0; at < row_bytes; at += kLinearChunk)
         std::memcpy(reinterpret_cast<char*>(arranged.data()) + at * rows + i * kLinearChunk,
@@ -79,8 +84,25 @@ struct Inputs {
     return reinterpret_cast<const uint8_t*>(quantized.data()) + i * quantized_bytes(K);
   }
   const void* row(int64_t i) const {
-    return is_quantized(type) ? static_cast<const void*>(head(i) + quantized_codes(K))
-                              : static_cast<const void*>(floats + i * K);
+    if (is_quantized(type)) return head(i) + quantized_codes(K);
+    if (type == DType::bfloat16) return rounded + i * rounded_bytes(K) / 4;
+    return floats + i * K;
+  }
+
+  // Words of two, the even one in the high half, each the nearest; zeros behind the last.
+  void round(int64_t i) {
+    float* row = rounded + i * rounded_bytes(K) / 4;
+    kernels().round_row(floats + i * K, K, row);
+    for (int64_t k = 0; k < rounded_bytes(K) / 2; ++k) {
+      uint32_t word;
+      std::memcpy(&word, row + k / 2, sizeof word);
+      word = k % 2 ? word << 16 : word & 0xffff0000u;
+      float y;
+      std::memcpy(&y, &word, sizeof y);
+      const float x = k < K ? floats[i * K + k] : 0.0f;
+      report(within(y, x, std::fabs(x) / 256), "round_row K=%ld k=%ld: %g, was %g", long(K), long(k), y, x);
+      if (type == DType::bfloat16 && k < K) meant[i * K + k] = y;
+    }
   }
 
   void quantize(int64_t i) {
@@ -198,6 +220,23 @@ void check_extremes(DType type) {
            "extreme codes type=%d column %d: %g, want %g", int(type), c, y[c], want[c]);
 }
 
+// Ties go to the even neighbour; what is not finite, or too large for bfloat16, stays so or becomes infinite.
+void check_rounding() {
+  const float inf = __builtin_inff(), below = 1.0f + 0x1p-8f, above = 1.0f + 0x3p-8f;
+  const float x[] = {1.0f, below, above, -below, inf, -inf, inf - inf, 0x1.fffffep127f, -0.0f};
+  const float want[] = {1.0f, 1.0f, 1.0f + 0x1p-6f, -1.0f, inf, -inf, inf - inf, inf, -0.0f};
+  const Array row(rounded_bytes(9) / 4);
+  kernels().round_row(x, 9, row.data());
+  for (int k = 0; k < 9; ++k) {
+    uint32_t word;
+    std::memcpy(&word, row + k / 2, sizeof word);
+    word = k % 2 ? word << 16 : word & 0xffff0000u;
+    float y;
+    std::memcpy(&y, &word, sizeof y);
+    report(same_bits(&y, &want[k], 1) || (y != y && want[k] != want[k]), "round_row of %g: %g", x[k], y);
+  }
+}
+
 void check_odd_rows() {
   const float inf = __builtin_inff();
   const int64_t K = 70;
@@ -222,7 +261,7 @@ void test_linear() {
   const Activation activations[] = {Activation::none, Activation::tanh, Activation::relu, Activation::gelu,
                                     Activation::silu};
   int variant = 0;
-  for (const DType type : {DType::float32, DType::bfloat16, DType::int8, DType::int4})
+  for (const DType type : {DType::float32, DType::bfloat16, DType::int8, DType::int4, DType::narrow})
     for (int64_t rows : {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 25, 31})
       for (int64_t K : {0, 1, 3, 16, 33, 130})
         for (int cols : {1, 7, 8, 17, 32}) {
@@ -233,12 +272,13 @@ void test_linear() {
           check_panel(type, rows, K, cols, activations[variant % 5], variant % 8);
           ++variant;
         }
-  for (const DType type : {DType::float32, DType::bfloat16, DType::int8, DType::int4})
+  for (const DType type : {DType::float32, DType::bfloat16, DType::int8, DType::int4, DType::narrow})
     for (int64_t rows : {1, 5, 100})
       for (int64_t K : {129, 513}) check_panels(type, rows, K);  // more than one chunk
   check_extremes(DType::int8);
   check_extremes(DType::int4);
   check_odd_rows();
+  check_rounding();
 }
 
 }  // namespace fastattn::selftest

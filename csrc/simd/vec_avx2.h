@@ -103,6 +103,7 @@ INLINE Vi odd_signed(Vi x) { return cooked(_mm256_srai_epi16(raw(x), 8)); }
 INLINE Vi dot_pairs(Vi acc, Vi a, Vi b) {
   return cooked(_mm256_add_epi32(raw(acc), _mm256_madd_epi16(raw(a), raw(b))));
 }
+constexpr bool kDotHalves = false;
 constexpr bool kDotBytes = false;  // maddubs would saturate
 INLINE Vi dot_bytes(Vi acc, Vi u, Vi s) {
   return dot_pairs(dot_pairs(acc, even_unsigned(u), even_signed(s)), odd_unsigned(u), odd_signed(s));

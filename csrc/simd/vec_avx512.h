@@ -120,6 +120,15 @@ INLINE Vi dot_nibbles(Vi acc, Vi u, Vi s) {
 INLINE Vi finish_nibbles(Vi acc) { return cooked(_mm512_madd_epi16(raw(acc), _mm512_set1_epi16(1))); }
 #endif
 
+#if defined(FASTATTN_BF16)
+constexpr bool kDotHalves = true;
+INLINE Vf dot_halves(Vf acc, Vi a, Vi b) {
+  return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(raw(a)), reinterpret_cast<__m512bh>(raw(b)));
+}
+#else
+constexpr bool kDotHalves = false;
+#endif
+
 INLINE float sum(Vf x) {
   const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
   __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));

@@ -113,6 +113,7 @@ INLINE Vi odd_unsigned(Vi x) { return shift_right<8>(x) & 0x00ff00ff; }
 INLINE Vi even_signed(Vi x) { return reinterpret_cast<Vi>((reinterpret_cast<Vh>(x) << 8) >> 8); }
 INLINE Vi odd_signed(Vi x) { return reinterpret_cast<Vi>(reinterpret_cast<Vh>(x) >> 8); }
 INLINE Vi dot_pairs(Vi acc, Vi a, Vi b) { return add_int(acc, multiply_pairs(a, b)); }
+constexpr bool kDotHalves = false;
 constexpr bool kDotBytes = false;
 INLINE Vi dot_bytes(Vi acc, Vi u, Vi s) {
   return dot_pairs(dot_pairs(acc, even_unsigned(u), even_signed(s)), odd_unsigned(u), odd_signed(s));

@@ -55,9 +55,10 @@ def pack(weight: ArrayLike, dtype: str = "float32") -> PackedWeight:
 
     Args:
         weight: [O, I], of any strides. It is copied: later changes to it have no effect.
-        dtype: how it is stored. "float32"; "bfloat16", rounded to the nearest; "int8", symmetric with one scale for each
-            output; "int4", symmetric with one scale for each output and 32 inputs. With int8 and int4, each row of what is
-            multiplied is quantised to int8 on the fly, and a row that holds a NaN or an infinity gives NaN.
+        dtype: how it is stored. "float32"; "bfloat16", rounded to the nearest, as each row of what is multiplied is; "int8",
+            symmetric with one scale for each output; "int4", symmetric with one scale for each output and 32 inputs. With
+            int8 and int4, each row of what is multiplied is quantised to int8 on the fly, and a row that holds a NaN or an
+            infinity gives NaN.
 
     Raises:
         TypeError: weight is no array of numbers. ValueError: it is no matrix, or there is no such dtype.

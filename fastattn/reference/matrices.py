@@ -59,12 +59,38 @@ class Quantized:
         return total * scale
 
 
-def in_type(weight: Array, kind: str) -> Array | Quantized:
-    """A float32 matrix [O, I] in a compute type: rounded for "bfloat16", `Quantized` for "int8" and "int4"."""
+@dataclass(frozen=True)
+class Rounded:
+    """A matrix [O, I] in bfloat16, values as float32; so is what it multiplies."""
+
+    values: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes
+
+    def __getitem__(self, rows: Array) -> Array:
+        """Rows as float32, as the engine looks them up."""
+        return self.values[rows]
+
+    def product(self, x: Array) -> Array:
+        """x [rows, I], rounded, times the transpose: [rows, O] in the type of x."""
+        return to_bfloat16(x).astype(x.dtype) @ self.values.T
+
+
+Matrix = Array | Rounded | Quantized
+
+
+def in_type(weight: Array, kind: str) -> Matrix:
+    """A float32 matrix [O, I] in a compute type."""
     if kind == "float32":
         return weight
     if kind == "bfloat16":
-        return to_bfloat16(weight)
+        return Rounded(np.ascontiguousarray(to_bfloat16(weight)))
     columns = weight.shape[1]
     if kind == "int8":
         codes, scales = quantize_rows(weight)
@@ -78,8 +104,9 @@ def _exact(columns: int) -> type[np.floating[Any]]:
     return np.float32 if columns <= _EXACT else np.float64
 
 
-def unpack(packed: Array, rows: int, columns: int, kind: str) -> Array | Quantized:
-    """A matrix from the bytes the engine streams (docs/packing.md): float32 for "float32" and "bfloat16"."""
+def unpack(packed: Array, rows: int, columns: int, kind: str, compute_type: str) -> Matrix:
+    """A matrix from the bytes the engine streams (docs/packing.md). kind: how it is kept, which is "bfloat16" also where a
+    model computes in float32 and loses nothing."""
     count, exact = -(-rows // PANEL), _exact(columns)
     panels = packed.reshape(count, -1)
 
@@ -88,7 +115,8 @@ def unpack(packed: Array, rows: int, columns: int, kind: str) -> Array | Quantiz
 
     if kind in ("float32", "bfloat16"):
         values = panels.view(np.float32) if kind == "float32" else _paired(panels)
-        return whole(values.reshape(count, columns, PANEL).swapaxes(1, 2))
+        matrix = whole(values.reshape(count, columns, PANEL).swapaxes(1, 2))
+        return Rounded(np.ascontiguousarray(matrix)) if compute_type == "bfloat16" else matrix
     if kind == "int8":
         quads = -(-columns // 4)
         codes = panels[:, : quads * 4 * PANEL].reshape(count, quads, PANEL, 4).swapaxes(1, 2).astype(exact)

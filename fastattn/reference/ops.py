@@ -154,7 +154,7 @@ def concat(*x: Array) -> Array:
 
 
 def product(x: Array, weight: Any) -> Array:
-    """x Wᵀ; a weight that is no array (`matrices.Quantized`) knows how it is multiplied with."""
+    """x Wᵀ; a weight that is no array (`matrices.Rounded`, `Quantized`) knows how it is multiplied with."""
     return x @ weight.T if isinstance(weight, np.ndarray) else weight.product(x).astype(x.dtype)
 
 

@@ -113,13 +113,14 @@ def linear(
     activation: str = "none",
     residual: Array | None = None,
 ) -> Array:
-    """act(x Wᵀ + b) + residual with a weight [O, K] of that type. x [..., K] is quantised row by row for int8 and int4.
+    """act(x Wᵀ + b) + residual with a weight [O, K] of that type. x [..., K] is rounded for bfloat16, and quantised row by row
+    for int8 and int4.
 
     >>> linear(np.array([[1.0, 2.0]], np.float32), np.eye(2, dtype=np.float32), "int8").round(2).tolist()
     [[1.01, 2.0]]
     """
     if dtype in ("float32", "bfloat16"):
-        y = np.asarray(x, np.float32) @ dequantized(weight, dtype).T
+        y = (to_bfloat16(x) if dtype == "bfloat16" else np.asarray(x, np.float32)) @ dequantized(weight, dtype).T
     else:
         codes, scales = quantize_rows(x)
         y = _int8(codes, scales, weight) if dtype == "int8" else _int4(codes, scales, weight)

@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 
 from fastattn.errors import InputError
 from fastattn.reference.dense import Array
-from fastattn.reference.matrices import Quantized
+from fastattn.reference.matrices import Matrix
 from fastattn.reference.ops import PLAIN
 from fastattn.reference.stateful import KEEPING, Kept, Step
 
@@ -19,10 +19,9 @@ from fastattn.reference.stateful import KEEPING, Kept, Step
 class ReferenceSession:
     """Sequences in flight through `graphs` ("decoder", and "encoder" if there is one) with the weights of that name.
 
-    A weight may be `Quantized` where it is multiplied with or looked up. dtype: float32 as the engine computes, or float64
-    for the truth; scores, logits, attention and taps come in it. cache_type: keys and values are rounded as the engine rounds
-    them. result, record: called with the fields of
-    `fastattn.runtime.StepResult` and `AttentionRecord` by name.
+    A weight may be `Rounded` or `Quantized` where it is multiplied with or looked up. dtype: float32 as the engine computes,
+    or float64 for the truth; scores, logits, attention and taps come in it. cache_type: keys and values are rounded as the
+    engine rounds them. result, record: called with the fields of `fastattn.runtime.StepResult` and `AttentionRecord` by name.
     Errors (unknown ids, positions past the table, …) are InputErrors, raised before anything has changed.
 
     >>> from fastattn.graph import apply, tracing
@@ -42,7 +41,7 @@ class ReferenceSession:
     def __init__(
         self,
         graphs: Mapping[str, Any],
-        weights: Mapping[str, Array | Quantized],
+        weights: Mapping[str, Matrix],
         dtype: DTypeLike = np.float32,
         *,
         cache_type: str = "float32",
@@ -56,7 +55,7 @@ class ReferenceSession:
         self._weights = self._take(weights)
         self._kept: Kept | None = None
 
-    def _take(self, weights: Mapping[str, Array | Quantized]) -> dict[str, Any]:
+    def _take(self, weights: Mapping[str, Matrix]) -> dict[str, Any]:
         taken: dict[str, Any] = {}
         for graph in self._graphs.values():
             for name, shape in graph.params.items():
@@ -66,7 +65,7 @@ class ReferenceSession:
                     raise InputError(f"tensor {name!r} is {list(weights[name].shape)}, expected {list(shape)}")
                 if name not in taken:
                     held = weights[name]
-                    taken[name] = held if isinstance(held, Quantized) else np.ascontiguousarray(held, self.dtype)
+                    taken[name] = np.ascontiguousarray(held, self.dtype) if isinstance(held, np.ndarray) else held
         return taken
 
     def encode(self, inputs: Sequence[Array]) -> Any:

@@ -1,0 +1,115 @@
+// y = act(x W^T + bias) * multiply + residual for panels of kPanel columns of W^T: how rows and panels are walked, and
+// what follows the sums. linear.inl, linear_bfloat16.inl and linear_quantized.inl are the products themselves.
+//
+// k goes in chunks of kLinearChunk bytes of x. A chunk of the panel stays in the first-level cache while all tiles of
+// rows pass over it, and the sums wait in memory between chunks. A single row takes several panels at once, each read
+// as a stream, so that there are chains enough to keep the multipliers busy. R rows of a tile share each load of the
+// panel.
+//
+// A Panel says how a type does it:
+//   type, kSteps    how it is packed, and k of a chunk
+//   tile<R>         sums (R, kPanel) += R rows of x, kLinearChunk bytes apart, times steps [k, k + n) of the panel
+//   row<P>          sums (P, kPanel) += one row, from step k on, times steps [k, k + n) of P panels of K steps
+
+constexpr int kGroupTiles = 8;                       // row tiles that pass over a chunk of the panel in turn
+constexpr int64_t kLinearFloats = kLinearChunk / 4;  // k of a chunk: 16 KB of a float32 panel
+constexpr int kMostRows = kGroupTiles * kTileRows;
+
+void finish_linear_row(const float* sums, const PanelArgs& a, int64_t i, int64_t column) {
+  const Epilogue& e = a.epilogue;
+  const int64_t cols = minimum(kPanel, a.cols - column);
+  const float* bias = e.bias ? e.bias + column : nullptr;
+  const float* multiply = e.multiply ? e.multiply + i * e.ld_multiply + column : nullptr;
+  const float* residual = e.residual ? e.residual + i * e.ld_residual + column : nullptr;
+  float* y = a.y + i * a.ldy + column;
+  for (int c = 0; c < cols; c += kLanes) {
+    Vf s = load(sums + c);
+    if (bias) s = s + load_up_to(bias + c, cols - c);
+    s = activate(e.activation, s);
+    if (multiply) s = s * load_up_to(multiply + c, cols - c);
+    if (residual) s = s + load_up_to(residual + c, cols - c);
+    store_up_to(y + c, s, cols - c);
+  }
+}
+
+// The results of some rows and a panel are about to be written: fetches their lines, for stores that miss would wait.
+INLINE void fetch_results(const PanelArgs& a, int64_t begin, int64_t end, int64_t column) {
+  const int64_t cols = minimum(kPanel, a.cols - column);
+  for (int64_t i = begin; i < end; ++i) {
+    const float* y = a.y + i * a.ldy + column;
+    __builtin_prefetch(y, 1);
+    __builtin_prefetch(y + cols / 2, 1);
+    __builtin_prefetch(y + cols - 1, 1);
+  }
+}
+
+constexpr int64_t kStreamAhead = 4096;
+
+// Panels a row takes at once: as many as there are registers for, at most four.
+constexpr int kRowPanels = 4 * kPanel <= kAccumulators * kLanes ? 4 : 2 * kPanel <= kAccumulators * kLanes ? 2 : 1;
+
+// bfloat16: step k of a panel is 16 words of two columns each, c in the low half and 16 + c in the high half.
+constexpr int kHalf = kPanel / 2;
+
+INLINE Vf low_columns(Vi words) { return as_float(shift_left<16>(words)); }
+INLINE Vf high_columns(Vi words) { return as_float(and_int(words, set1_int(static_cast<int32_t>(0xffff0000u)))); }
+
+// Runs Panel::tile for exactly `rows` rows, 1 <= rows <= R.
+template <class Panel, int R>
+INLINE void linear_tile_of(int rows, const char* x, const uint8_t* panel, int64_t k, int64_t n, float* sums, int tile,
+                           int tiles) {
+  if constexpr (R > 1) {
+    if (rows < R) return linear_tile_of<Panel, R - 1>(rows, x, panel, k, n, sums, tile, tiles);
+  }
+  Panel::template tile<R>(x, panel, k, n, sums, tile, tiles);
+}
+
+// The sums of up to kMostRows rows, in equal tiles: 13 rows are 7 + 6, for a tile of one row would cost as much as one
+// of six.
+template <class Panel>
+void linear_group(const PanelArgs& a, int64_t first, int rows, int64_t column, const uint8_t* panel, float* sums) {
+  const int tiles = (rows + kTileRows - 1) / kTileRows;
+  for (int i = 0; i < rows * kPanel; i += kLanes) store(sums + i, set1(0.0f));
+  for (int64_t k = 0; k < a.K; k += Panel::kSteps) {
+    const int64_t steps = minimum(Panel::kSteps, a.K - k);
+    const char* x = static_cast<const char*>(a.x) + k / Panel::kSteps * a.ld_chunk;
+    for (int t = 0; t < tiles; ++t) {
+      const int begin = rows * t / tiles, end = rows * (t + 1) / tiles;
+      if (k + Panel::kSteps >= a.K) fetch_results(a, first + begin, first + end, column);
+      linear_tile_of<Panel, kTileRows>(end - begin, x + (first + begin) * kLinearChunk, panel, k, steps,
+                                       sums + begin * kPanel, t, tiles);
+    }
+  }
+}
+
+template <class Panel, int P>
+int64_t row_panels(const PanelArgs& a, int64_t column) {
+  alignas(64) float sums[P * kPanel];
+  const int64_t size = panel_bytes(Panel::type, a.K);
+  for (; column + (P - 1) * kPanel < a.cols; column += P * kPanel) {
+    for (int i = 0; i < P * kPanel; i += kLanes) store(sums + i, set1(0.0f));
+    for (int64_t k = 0; k < a.K; k += Panel::kSteps)
+      Panel::template row<P>(static_cast<const char*>(a.x) + k / Panel::kSteps * kLinearChunk,
+                             static_cast<const uint8_t*>(a.panels) + column / kPanel * size, a.K, k,
+                             minimum(Panel::kSteps, a.K - k), sums);
+    for (int p = 0; p < P; ++p) finish_linear_row(sums + p * kPanel, a, 0, column + p * kPanel);
+  }
+  return column;
+}
+
+template <class Panel>
+void linear_rows(const PanelArgs& a) {
+  if (a.rows == 1) {
+    row_panels<Panel, 1>(a, row_panels<Panel, kRowPanels>(a, 0));
+    return;
+  }
+  alignas(64) float sums[kMostRows * kPanel];
+  const int64_t size = panel_bytes(Panel::type, a.K), count = (a.rows + kMostRows - 1) / kMostRows;
+  for (int64_t column = 0; column < a.cols; column += kPanel)
+    for (int64_t g = 0; g < count; ++g) {
+      const int64_t begin = a.rows * g / count, end = a.rows * (g + 1) / count;
+      linear_group<Panel>(a, begin, static_cast<int>(end - begin), column,
+                          static_cast<const uint8_t*>(a.panels) + column / kPanel * size, sums);
+      for (int64_t i = begin; i < end; ++i) finish_linear_row(sums + (i - begin) * kPanel, a, i, column);
+    }
+}
