@@ -2,9 +2,9 @@
 //   FASTATTN_TABLE    the name of the KernelTable to export
 //   FASTATTN_VEC      its vector header
 //   FASTATTN_TARGET   the compiler's target string; undefined: the baseline
-//   FASTATTN_BYTES_ONLY, FASTATTN_HALVES_ONLY   defined: only the BYTES_KERNELs, or the HALVES_KERNELs; dispatch takes
-//   the
-//                     others from the next lower level
+//   FASTATTN_BYTES_ONLY, FASTATTN_HALVES_ONLY
+//                     one of them defined: only the BYTES_KERNELs, or the HALVES_KERNELs; dispatch takes the others
+//                     from the next lower level
 // and includes this file, once.
 //
 // Only the functions between the pragmas are compiled for the target. Everything from std and the intrinsics is

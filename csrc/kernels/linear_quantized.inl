@@ -5,7 +5,7 @@
 // where the bracket is an exact integer, whatever the order: it is the same on every instruction set. int8 has one sw
 // for a column; int4 has one for each group of kGroup k, and the groups are added up in order, one fma each, before sx.
 // Codes lie in quads: four k of a column side by side, a line of 64 bytes holds 16 columns. Rows and chunks of k are
-// walked as in linear.inl.
+// walked as linear_walk.inl says.
 
 constexpr int64_t kChunkQuads = kLinearChunk / 4, kChunkGroups = kLinearChunk / kGroup;
 

@@ -15,6 +15,7 @@ constexpr int kGroupTiles = 8;                       // row tiles that pass over
 constexpr int64_t kLinearFloats = kLinearChunk / 4;  // k of a chunk: 16 KB of a float32 panel
 constexpr int kMostRows = kGroupTiles * kTileRows;
 
+// The sums of row i and a panel, and all that follows them.
 void finish_linear_row(const float* sums, const PanelArgs& a, int64_t i, int64_t column) {
   const Epilogue& e = a.epilogue;
   const int64_t cols = minimum(kPanel, a.cols - column);
@@ -48,7 +49,7 @@ constexpr int64_t kStreamAhead = 4096;
 // Panels a row takes at once: as many as there are registers for, at most four.
 constexpr int kRowPanels = 4 * kPanel <= kAccumulators * kLanes ? 4 : 2 * kPanel <= kAccumulators * kLanes ? 2 : 1;
 
-// bfloat16: step k of a panel is 16 words of two columns each, c in the low half and 16 + c in the high half.
+// 16 bits: step k of a panel is 16 words of two columns each, c in the low half and 16 + c in the high half.
 constexpr int kHalf = kPanel / 2;
 
 INLINE Vf low_columns(Vi words) { return as_float(shift_left<16>(words)); }
