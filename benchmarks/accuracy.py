@@ -125,8 +125,8 @@ and sums. The column `matrices` of the op table (`fastattn/ops/table.py`) is whe
 | `int8` | -127 … 127 times a scale per output | -127 … 127 times a scale per row, at each product | exact integers |
 | `int4` | -8 … 7 times a bfloat16 scale per output and 32 inputs | as for int8 | exact integers in each group of 32 |
 
-A matrix whose every value bfloat16 holds is kept as bfloat16 under `float32` as well: half the bytes, the same bits in every
-result ([decisions/bfloat16-checkpoints.md](decisions/bfloat16-checkpoints.md)).
+A matrix whose every value bfloat16 or float16 holds is kept so under `float32` as well: half the bytes, the same bits in every
+result ([decisions/checkpoints-of-16-bits.md](decisions/checkpoints-of-16-bits.md)).
 
 [packing.md](packing.md) has the layouts, [converted-models.md](converted-models.md) how to quantise ahead of time.
 `backend="reference"` runs the same quantisation in NumPy (`fastattn/reference/quantized.py`): codes and scales are equal to

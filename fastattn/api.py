@@ -64,7 +64,7 @@ def load(
 ) -> Model:
     """Loads a model: a directory or file in a supported format, or the name of a bundled model.
 
-    compute_type: "float32" (the default; what bfloat16 holds exactly takes half the memory), "bfloat16", "int8" or "int4": how
+    compute_type: "float32" (the default; what 16 bits hold exactly takes half the memory), "bfloat16", "int8" or "int4": how
     matrices are kept, see docs/accuracy.md; a converted model has its own. cache_type: "float32", "bfloat16" or "int8" (a scale
     for each token and head): how keys and values are kept while generating, those of the encoded input too. num_threads:
     threads of one call, default `get_num_threads()`. backend: "native", or "reference", plain NumPy. progress: called while

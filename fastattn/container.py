@@ -69,7 +69,7 @@ class BorrowingStore:
     def _wrong_bytes(self, item: Needed) -> str:
         """What is wrong with the type and size that the file gives a matrix, '' if nothing."""
         found, kind = self._file.matrices[item.name], self._file.compute_type
-        if found.kind != kind and (found.kind, kind) != ("bfloat16", "float32"):
+        if found.kind != kind and (kind != "float32" or found.kind not in ("bfloat16", "float16")):
             return f"{item.name + PACKED} is {found.kind[:40]!r}, expected {kind!r}"
         expected = packed_bytes(item, found.kind)
         return "" if found.nbytes == expected else f"{item.name + PACKED} has {found.nbytes} bytes, expected {expected}"

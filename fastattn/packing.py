@@ -46,7 +46,7 @@ def needed(graphs: Iterable[Graph]) -> Iterator[Needed]:
                     yield item
 
 
-def packed_bytes(item: Needed, compute_type: str) -> int:
+def packed_bytes(item: Needed, kind: str) -> int:
     """How much memory a tensor takes (docs/packing.md): panels of 32 rows; int8 in quads, int4 in groups of 32 columns."""
     if not item.matrix:
         return 4 * math.prod(item.shape)
@@ -54,15 +54,18 @@ def packed_bytes(item: Needed, compute_type: str) -> int:
     panel = {
         "float32": 128 * columns,
         "bfloat16": 64 * columns,
+        "float16": 64 * columns,
         "int8": 128 * -(-columns // 4) + 128,
         "int4": 576 * -(-columns // 32),
     }
-    return -(-rows // 32) * panel[compute_type]
+    return -(-rows // 32) * panel[kind]
 
 
 def matrix_type(array: AnyArray, compute_type: str) -> str:
-    """How a matrix is kept: in the compute type; where that is float32 and bfloat16 holds every value, as bfloat16."""
-    return "bfloat16" if compute_type == "float32" and is_bfloat16(array) else compute_type
+    """How a matrix is kept: in the compute type; where that is float32, in 16 bits if a type of 16 bits holds every value."""
+    if compute_type != "float32":
+        return compute_type
+    return "bfloat16" if is_bfloat16(array) else "float16" if is_float16(array) else "float32"
 
 
 def is_bfloat16(array: AnyArray) -> bool:
@@ -73,10 +76,33 @@ def is_bfloat16(array: AnyArray) -> bool:
     """
     if array.dtype not in (np.float32, np.float16):
         return array.dtype == np.uint16
-    array = array.transpose(np.argsort([-abs(stride) for stride in array.strides]))  # as it lies in memory
-    rows = max(1, CHECKED // max(1, math.prod(array.shape[1:])))  # what holds others shows it in the first of them
-    blocks = (array[i : i + rows].astype(np.float32, copy=False) for i in range(0, len(array), rows))
-    return not any(np.bitwise_or.reduce(block.view(np.uint32), axis=None) & 0xFFFF for block in blocks)
+    return not any(np.bitwise_or.reduce(block.view(np.uint32), axis=None) & 0xFFFF for block in _blocks(array))
+
+
+def is_float16(array: AnyArray) -> bool:
+    """Whether float16 holds every value of float32 exactly; of what is float16, always.
+
+    >>> is_float16(np.array([1, 1.001953125], np.float32)), is_float16(np.array([1, 0.1], np.float32))
+    (True, False)
+    """
+    if array.dtype != np.float32:
+        return array.dtype == np.float16
+    return all(map(_fits_float16, _blocks(array)))
+
+
+def _fits_float16(block: AnyArray) -> bool:
+    bits = block.view(np.uint32)
+    if np.bitwise_or.reduce(bits, axis=None) & 0x1FFF:
+        return False
+    with np.errstate(over="ignore"):
+        return bool((block.astype(np.float16).astype(np.float32).view(np.uint32) == bits).all())
+
+
+def _blocks(array: AnyArray) -> Iterator[AnyArray]:
+    """An array a part at a time, as float32, in the order of memory: what a type does not hold shows in the first of them."""
+    array = array.transpose(np.argsort([-abs(stride) for stride in array.strides]))
+    rows = max(1, CHECKED // max(1, math.prod(array.shape[1:])))
+    return (array[i : i + rows].astype(np.float32, copy=False) for i in range(0, len(array), rows))
 
 
 class WeightStore(Protocol):

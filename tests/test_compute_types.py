@@ -22,6 +22,7 @@ from fastattn.packing import (
     PackingStore,
     as_float32,
     is_bfloat16,
+    is_float16,
     needed,
     packed_bytes,
 )
@@ -241,13 +242,49 @@ def test_values_that_bfloat16_holds_are_recognised(shape: tuple[int, ...]) -> No
         flat[place] = kept
 
 
+@pytest.mark.parametrize("shape", [(0,), (1,), (7, 3), (3, 0), (4, CHECKED // 3), (3, CHECKED + 1), (2 * CHECKED + 5,)])
+def test_values_that_float16_holds_are_recognised(shape: tuple[int, ...]) -> None:
+    array = np.random.default_rng(3).standard_normal(shape).astype(np.float16).astype(np.float32)
+    flat = array.reshape(-1)
+    some = np.array([np.inf, 65504.0, -0.0, 2.0**-24, 1023 * 2.0**-24], np.float32)
+    flat[: min(5, flat.size)] = some[: flat.size]
+    assert is_float16(array) and is_float16(array.T) and is_float16(array[::-2])
+    assert is_float16(array.astype(np.float16)) and not is_float16(array.astype(np.float64))
+    assert not is_float16(np.zeros(3, np.uint16))  # bfloat16
+    for place in {0, flat.size // 2, flat.size - 1} if flat.size else ():
+        for other in (0.1, 65536.0, 2.0**-25, 1.0 + 2.0**-11):
+            kept, flat[place] = flat[place], np.float32(other)
+            assert not is_float16(array) and not is_float16(array.T)
+            flat[place] = kept
+
+
+def test_every_float16_is_packed_and_found_again() -> None:
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(256, 256)
+    exact = every.astype(np.float32)
+    for isa in fastattn.isa.available():
+        with fastattn.isa.use(isa):
+            for array in (every, exact, every.T, np.asfortranarray(exact)):
+                weight = _native.Weight(array, True, 2, "float16")
+                assert (weight.dtype, weight.nbytes) == ("float16", 2 * array.size)
+                packed = weight.packed
+                assert packed is not None
+                found = unpack(packed, *array.shape, "float16", "float32")
+                np.testing.assert_array_equal(found, array)
+
+
+@pytest.mark.parametrize("half", ["bfloat16", "float16"])
 @pytest.mark.parametrize("model", FAMILIES)
-def test_float32_that_bfloat16_holds_is_kept_in_half_the_bytes_with_the_same_bits(
-    model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_float32_that_16_bits_hold_is_kept_in_half_the_bytes_with_the_same_bits(
+    model: str, half: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A checkpoint that was bfloat16 once, exported as float32: results are those of weights kept as float32."""
+    """A checkpoint of 16 bits, exported as float32: results are those of weights kept as float32."""
     stored = fastattn.weights._stored
-    monkeypatch.setattr("fastattn.weights._stored", lambda *which: to_bfloat16(as_float32(stored(*which))))
+
+    def rounded(*which: Any) -> np.ndarray[Any, Any]:
+        array = as_float32(stored(*which))
+        return to_bfloat16(array) if half == "bfloat16" else array.astype(np.float16).astype(np.float32)
+
+    monkeypatch.setattr("fastattn.weights._stored", rounded)
     halved = fastattn.load(GOLDEN / model)
     assert halved.weight_sizes()["float32"] == halved.weight_bytes
     converted = fastattn.load(fastattn.convert(GOLDEN / model, tmp_path / "out", compute_type="float32"))
@@ -281,6 +318,8 @@ def test_sizes_are_known_before_packing() -> None:
         item, weights = Needed("w", (rows, columns), True), {"w": np.full((rows, columns), 0.1, np.float32)}
         for kind in COMPUTE_TYPES:
             assert packed_bytes(item, kind) == PackingStore(weights, kind).get(item).nbytes
+        halved = {"w": weights["w"].astype(np.float16)}
+        assert packed_bytes(item, "float16") == PackingStore(halved).get(item).nbytes
 
 
 def test_float64_and_what_is_not_aligned_is_read_too() -> None:

@@ -328,6 +328,7 @@ def test_wrong_metadata_is_named(damaged: Path, key: str, value: str, message: s
             "model.shared.weight.packed is 'int2', expected 'int8'",
         ),
         (lambda m: m["model.shared.weight"].__setitem__(2, "bfloat16"), "is 'bfloat16', expected 'int8'"),
+        (lambda m: m["model.shared.weight"].__setitem__(2, "float16"), "is 'float16', expected 'int8'"),
         (lambda m: m["model.shared.weight"].__setitem__(3, 64), "has 64 bytes, expected 4608"),
         (lambda m: m.pop("model.shared.weight"), "missing"),
     ],
@@ -345,10 +346,11 @@ def test_wrong_matrices_are_named(damaged: Path, change: Any, message: str) -> N
     ("kind", "message"),
     [
         ("bfloat16", "weight.packed has 16384 bytes, expected 8192"),  # which a float32 model may hold
+        ("float16", "weight.packed has 16384 bytes, expected 8192"),
         ("int8", "weight.packed is 'int8', expected 'float32'"),
     ],
 )
-def test_a_matrix_of_a_float32_model_is_that_or_bfloat16(tmp_path: Path, kind: str, message: str) -> None:
+def test_a_matrix_of_a_float32_model_is_that_or_has_16_bits(tmp_path: Path, kind: str, message: str) -> None:
     out = fastattn.convert(MARIAN, tmp_path / "out", compute_type="float32")
     header, data = header_of(out / NAME)
     matrices = json.loads(header["__metadata__"]["matrices"])

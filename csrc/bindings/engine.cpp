@@ -361,7 +361,8 @@ void bind_engine(py::module_& m) {
       .def(py::init([](std::shared_ptr<Program> encoder, std::shared_ptr<Program> decoder, int num_threads,
                        const std::string& cache_type) {
              const DType type = type_named(cache_type);
-             if (type == DType::int4) throw std::invalid_argument("cache_type is float32, bfloat16 or int8, not int4");
+             if (type == DType::int4 || type == DType::float16)
+               throw std::invalid_argument("cache_type is float32, bfloat16 or int8, not " + cache_type);
              return std::make_unique<PySession>(std::move(encoder), std::move(decoder), num_threads, type);
            }),
            py::arg("encoder").none(true), py::arg("decoder").none(false), py::arg("num_threads"),

@@ -32,9 +32,9 @@ struct Epilogue {
   int64_t ld_multiply;
 };
 
-// How a packed weight is stored; docs/packing.md has the layouts. narrow: float32 that bfloat16 holds exactly, stored
-// as bfloat16; rows that it multiplies stay float32.
-enum class DType : int { float32, bfloat16, int8, int4, narrow };
+// How a packed weight is stored; docs/packing.md has the layouts. narrow and float16: float32 that bfloat16, or
+// float16, holds exactly, stored so; rows that it multiplies stay float32.
+enum class DType : int { float32, bfloat16, int8, int4, narrow, float16 };
 
 constexpr int kLayout = 1;                     // of packed panels in files: another number once any of it changes
 constexpr int kGroup = 32;                     // k that share a scale in int4
@@ -50,10 +50,10 @@ constexpr int64_t kGroupBytes = kPanel * 2 + kPanel * kGroup / 2;
 
 // Bytes of a panel, a multiple of 64.
 constexpr int64_t panel_bytes(DType type, int64_t K) {
-  return type == DType::float32                             ? K * kPanel * 4
-         : type == DType::bfloat16 || type == DType::narrow ? K * kPanel * 2
-         : type == DType::int8                              ? quads(K) * 4 * kPanel + kPanel * 4
-                                                            : groups(K) * kGroupBytes;
+  return type == DType::float32 ? K * kPanel * 4
+         : type == DType::int8  ? quads(K) * 4 * kPanel + kPanel * 4
+         : type == DType::int4  ? groups(K) * kGroupBytes
+                                : K * kPanel * 2;
 }
 
 // Whether the products of a type take rows that quantize_row has made.
@@ -91,6 +91,9 @@ struct PanelArgs {
 // Keys and values are float32, bfloat16 or int8. A page of int8 ends with kPage floats, the scale of each token: what a
 // code c stands for is c * scale.
 struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {  // IEEE 754 binary16
   uint16_t bits;
 };
 constexpr int64_t page_bytes(DType type, int64_t width) {

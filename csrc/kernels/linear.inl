@@ -60,24 +60,40 @@ struct Float32Panel {
   }
 };
 
-// Words widened in registers.
-struct NarrowPanel {
+// A step of 16 bits, widened in registers: columns c.. and 16 + c.. of it. (float16 costs the multipliers some of their
+// time; to widen a chunk once for several tiles costs more.)
+struct NarrowStep {  // bfloat16
   static constexpr DType type = DType::narrow;
-  static constexpr int64_t kSteps = kLinearFloats;
+  static INLINE void widen(const uint8_t* step, int c, Vf& low, Vf& high) {
+    const Vi words = load_int(step + c * 4);
+    low = low_columns(words), high = high_columns(words);
+  }
+};
+struct Float16Step {
+  static constexpr DType type = DType::float16;
+  static INLINE void widen(const uint8_t* step, int c, Vf& low, Vf& high) {
+    const Float16* halves = reinterpret_cast<const Float16*>(step);
+    low = load(halves + c), high = load(halves + kHalf + c);
+  }
+};
+
+template <class Step>
+struct HalfPanel {
+  static constexpr DType type = Step::type;
+  static constexpr int64_t kSteps = kLinearFloats, kBytes = kPanel * 2;
   template <int R>
   static __attribute__((noinline)) void tile(const char* rows, const uint8_t* panel, int64_t k, int64_t n, float* sums,
                                              int, int) {
     const float* x = reinterpret_cast<const float*>(rows);
-    const uint32_t* from = reinterpret_cast<const uint32_t*>(panel) + k * kHalf;
     for (int c = 0; c < kHalf; c += kLanes) {
       Vf low[R], high[R];
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) low[r] = high[r] = set1(0.0f);
       for (int64_t i = 0; i < n; ++i) {
-        const uint32_t* step = from + i * kHalf + c;
-        const Vi words = load_int(step);
-        __builtin_prefetch(step + kStreamAhead / 4);
-        const Vf a = low_columns(words), b = high_columns(words);
+        const uint8_t* step = panel + (k + i) * kBytes;
+        Vf a, b;
+        Step::widen(step, c, a, b);
+        __builtin_prefetch(step + kStreamAhead);
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
           const Vf s = set1(x[r * kLinearFloats + i]);
@@ -97,24 +113,22 @@ struct NarrowPanel {
   static void row(const char* row, const uint8_t* panels, int64_t K, int64_t k, int64_t n, float* sums) {
     constexpr int V = kHalf / kLanes;
     const float* x = reinterpret_cast<const float*>(row);
-    const uint32_t* from[P];
+    const uint8_t* from[P];
     Vf low[P][V], high[P][V];
+    set_zero(low), set_zero(high);
 #pragma GCC unroll 4
-    for (int p = 0; p < P; ++p) {
-      from[p] = reinterpret_cast<const uint32_t*>(panels + p * panel_bytes(type, K)) + k * kHalf;
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) low[p][v] = high[p][v] = set1(0.0f);
-    }
+    for (int p = 0; p < P; ++p) from[p] = panels + p * panel_bytes(type, K) + k * kBytes;
     for (int64_t i = 0; i < n; ++i) {
       const Vf s = set1(x[i]);
 #pragma GCC unroll 4
       for (int p = 0; p < P; ++p) {
-        __builtin_prefetch(from[p] + i * kHalf + kStreamAhead / 4);
+        __builtin_prefetch(from[p] + i * kBytes + kStreamAhead);
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) {
-          const Vi words = load_int(from[p] + i * kHalf + v * kLanes);
-          low[p][v] = fma(s, low_columns(words), low[p][v]);
-          high[p][v] = fma(s, high_columns(words), high[p][v]);
+          Vf a, b;
+          Step::widen(from[p] + i * kBytes, v * kLanes, a, b);
+          low[p][v] = fma(s, a, low[p][v]);
+          high[p][v] = fma(s, b, high[p][v]);
         }
       }
     }
@@ -130,4 +144,5 @@ struct NarrowPanel {
 };
 
 void linear_float32(const PanelArgs* args) { linear_rows<Float32Panel>(*args); }
-void linear_narrow(const PanelArgs* args) { linear_rows<NarrowPanel>(*args); }
+void linear_narrow(const PanelArgs* args) { linear_rows<HalfPanel<NarrowStep>>(*args); }
+void linear_float16(const PanelArgs* args) { linear_rows<HalfPanel<Float16Step>>(*args); }

@@ -28,6 +28,21 @@ void pack_bfloat16(const float* columns, int64_t K, uint8_t* panel) {
     }
 }
 
+// Floats that float16 holds; of others the last bits are cut off.
+void pack_float16(const float* columns, int64_t K, uint8_t* panel) {
+  constexpr uint32_t infinite = 0x7f800000, normal = 113u << 23, bias = 112u << 10;  // normal: 2^-14
+  uint16_t* out = reinterpret_cast<uint16_t*>(panel);
+  for (int64_t i = 0; i < K * kPanel; ++i) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &columns[i], sizeof bits);
+    const uint32_t size = bits & 0x7fffffff, sign = bits >> 16 & 0x8000;
+    const uint32_t half = size >= infinite ? 0x7c00 | (size >> 13 & 0x3ff)
+                          : size >= normal ? (size >> 13) - bias
+                                           : static_cast<uint32_t>(__builtin_fabsf(columns[i]) * 0x1p24f);
+    out[i] = static_cast<uint16_t>(half | sign);
+  }
+}
+
 // x as words of two k of bfloat16, the even one in the high half.
 void round_row(const float* x, int64_t K, void* row) {
   alignas(64) uint32_t bits[2 * kLanes], words[kLanes];
@@ -146,6 +161,7 @@ void pack_panel(DType type, const float* columns, int64_t K, void* panel) {
     case DType::float32: __builtin_memcpy(out, columns, static_cast<size_t>(K * kPanel) * sizeof(float)); break;
     case DType::bfloat16:
     case DType::narrow: pack_bfloat16(columns, K, out); break;
+    case DType::float16: pack_float16(columns, K, out); break;
     case DType::int8: pack_int8(columns, K, out); break;
     case DType::int4: pack_int4(columns, K, out); break;
   }
@@ -172,6 +188,15 @@ void unpack_row(DType type, const void* panel, int64_t K, int column, float* out
     case DType::bfloat16:
     case DType::narrow:
       for (int64_t k = 0; k < K; ++k) out[k] = bfloat16_column(bytes + k * 2 * kPanel, column);
+      break;
+    case DType::float16:
+      for (int64_t k = 0; k < K; ++k) {
+        float row[kPanel];
+        const Float16* step = static_cast<const Float16*>(panel) + k * kPanel;
+        const int lane = column / kLanes * kLanes;
+        store(row, load(step + lane));
+        out[k] = row[column - lane];
+      }
       break;
     case DType::int8: {
       const float scale = reinterpret_cast<const float*>(bytes + quads(K) * 4 * kPanel)[column];

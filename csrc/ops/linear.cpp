@@ -212,6 +212,7 @@ PanelKernel panel_kernel(const KernelTable& k, DType type) {
   switch (type) {
     case DType::bfloat16: return k.linear_bfloat16;
     case DType::narrow: return k.linear_narrow;
+    case DType::float16: return k.linear_float16;
     case DType::int8: return k.linear_int8;
     case DType::int4: return k.linear_int4;
     default: return k.linear_float32;

@@ -17,11 +17,6 @@ constexpr int64_t kStep = 64;  // columns of the source at a time: what they fil
 
 float widen(float x) { return x; }
 
-// The types of a 16-bit source, so that one function template reads all three.
-struct Float16 {
-  uint16_t bits;
-};
-
 float from_bits(uint32_t bits) {
   float x;
   std::memcpy(&x, &bits, sizeof x);
@@ -170,15 +165,15 @@ Weight part_of(const Weight& weight, int64_t first_panel, int64_t rows) {
 }
 
 namespace {
-const char* const kTypeNames[] = {"float32", "bfloat16", "int8", "int4", "bfloat16"};
+const char* const kTypeNames[] = {"float32", "bfloat16", "int8", "int4", "bfloat16", "float16"};
 }
 
 const char* type_name(DType type) { return kTypeNames[static_cast<int>(type)]; }
 
 DType type_named(const std::string& name) {
-  for (int i = 0; i < 4; ++i)
-    if (name == kTypeNames[i]) return static_cast<DType>(i);
-  throw std::invalid_argument("weights are float32, bfloat16, int8 or int4, not '" + name + "'");
+  for (const DType type : {DType::float32, DType::bfloat16, DType::int8, DType::int4, DType::float16})
+    if (name == type_name(type)) return type;
+  throw std::invalid_argument("weights are float32, bfloat16, float16, int8 or int4, not '" + name + "'");
 }
 
 }  // namespace fastattn

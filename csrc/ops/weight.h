@@ -46,8 +46,8 @@ std::shared_ptr<Weight> borrowed_weight(std::shared_ptr<const uint8_t> panels, i
 // The rows [first_panel * kPanel, first_panel * kPanel + rows) of a packed weight, which share its memory.
 Weight part_of(const Weight& weight, int64_t first_panel, int64_t rows);
 
-// "float32", "bfloat16" (narrow too: it is how it is kept), "int8", "int4"; type_named throws std::invalid_argument for
-// any other name.
+// "float32", "bfloat16" (narrow too: it is how it is kept), "int8", "int4", "float16"; type_named throws
+// std::invalid_argument for any other name.
 const char* type_name(DType type);
 DType type_named(const std::string& name);
 

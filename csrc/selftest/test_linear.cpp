@@ -12,7 +12,8 @@ using Kernel = void (*)(const PanelArgs*);
 
 Kernel kernel_of(DType type) {
   const KernelTable& k = kernels();
-  const Kernel all[] = {k.linear_float32, k.linear_bfloat16, k.linear_int8, k.linear_int4, k.linear_narrow};
+  const Kernel all[] = {k.linear_float32, k.linear_bfloat16, k.linear_int8,
+                        k.linear_int4,    k.linear_narrow,   k.linear_float16};
   return all[static_cast<int>(type)];
 }
 
@@ -43,7 +44,7 @@ struct Panel {
   void check(DType type, const float* columns, int64_t K, int cols) {
     // Of the largest magnitude of the column. int4: where the lowest number is put at -9, the highest may be cut from 9
     // to 7.
-    const double most[] = {0.0, 1.0 / 256, 1.0 / 254, 2.0 / 9, 1.0 / 256};
+    const double most[] = {0.0, 1.0 / 256, 1.0 / 254, 2.0 / 9, 1.0 / 256, 1.0 / 1024};
     for (int c = 0; c < cols; ++c) {
       double largest = 0.0;
       for (int64_t k = 0; k < K; ++k) largest = std::max(largest, std::fabs(double(columns[k * kPanel + c])));
@@ -220,6 +221,27 @@ void check_extremes(DType type) {
            "extreme codes type=%d column %d: %g, want %g", int(type), c, y[c], want[c]);
 }
 
+// Every number of float16 comes back; NaN stays NaN.
+void check_float16() {
+  const int64_t K = (1 << 16) / kPanel;
+  const Array columns(K * kPanel), bytes(panel_bytes(DType::float16, K) / 4), row(K);
+  for (int64_t i = 0; i < K * kPanel; ++i) {
+    const int exponent = int(i >> 10 & 31), fraction = int(i & 1023);
+    const double size = exponent == 31 ? (fraction ? std::nan("") : HUGE_VAL)
+                        : exponent     ? std::ldexp(1024 + fraction, exponent - 25)
+                                       : std::ldexp(fraction, -24);
+    columns[i] = static_cast<float>(i >> 15 ? -size : size);
+  }
+  kernels().pack_panel(DType::float16, columns, K, bytes.data());
+  for (int c = 0; c < kPanel; ++c) {
+    kernels().unpack_row(DType::float16, bytes.data(), K, c, row);
+    for (int64_t k = 0; k < K; ++k) {
+      const float x = columns[k * kPanel + c];
+      report(same_bits(&row[k], &x, 1) || (x != x && row[k] != row[k]), "float16 %g: %g", x, row[k]);
+    }
+  }
+}
+
 // Ties go to the even neighbour; what is not finite, or too large for bfloat16, stays so or becomes infinite.
 void check_rounding() {
   const float inf = __builtin_inff(), below = 1.0f + 0x1p-8f, above = 1.0f + 0x3p-8f;
@@ -261,7 +283,7 @@ void test_linear() {
   const Activation activations[] = {Activation::none, Activation::tanh, Activation::relu, Activation::gelu,
                                     Activation::silu};
   int variant = 0;
-  for (const DType type : {DType::float32, DType::bfloat16, DType::int8, DType::int4, DType::narrow})
+  for (const DType type : {DType::float32, DType::bfloat16, DType::int8, DType::int4, DType::narrow, DType::float16})
     for (int64_t rows : {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 25, 31})
       for (int64_t K : {0, 1, 3, 16, 33, 130})
         for (int cols : {1, 7, 8, 17, 32}) {
@@ -272,13 +294,14 @@ void test_linear() {
           check_panel(type, rows, K, cols, activations[variant % 5], variant % 8);
           ++variant;
         }
-  for (const DType type : {DType::float32, DType::bfloat16, DType::int8, DType::int4, DType::narrow})
+  for (const DType type : {DType::float32, DType::bfloat16, DType::int8, DType::int4, DType::narrow, DType::float16})
     for (int64_t rows : {1, 5, 100})
       for (int64_t K : {129, 513}) check_panels(type, rows, K);  // more than one chunk
   check_extremes(DType::int8);
   check_extremes(DType::int4);
   check_odd_rows();
   check_rounding();
+  check_float16();
 }
 
 }  // namespace fastattn::selftest

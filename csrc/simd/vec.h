@@ -9,7 +9,7 @@
 //   Vf, Vm                 a vector of floats; a mask with one truth value per lane.  Vf has + - * / and unary -
 //
 //   load(p)  store(p, x)             any alignment
-//                                    load also takes BFloat16 and int8_t, as floats
+//                                    load also takes BFloat16, Float16 and int8_t, as floats
 //   load_lanes(p, a, b)              lanes a <= i < b from p[i], others 0; touches no other memory; any ints a, b
 //   load_n(p, n)  store_n(p, x, n)   the first n lanes, 0 <= n <= kLanes; touches no other memory
 //   set1(s)  first(x)                all lanes = s; lane 0

@@ -31,6 +31,13 @@ INLINE Vf load(const BFloat16* p) {
   typedef uint32_t Vu __attribute__((vector_size(16)));
   return reinterpret_cast<Vf>(Vu{p[0].bits, p[1].bits, p[2].bits, p[3].bits} << 16);
 }
+// The product makes up for the exponent's bias, and makes subnormal numbers right; what was infinite or NaN gets all of
+// the exponent's bits.
+INLINE Vf load(const Float16* p) {
+  const Vi half = {p[0].bits, p[1].bits, p[2].bits, p[3].bits}, rest = half & 0x7fff;
+  const Vi number = as_int(as_float(rest << 13) * 0x1p112f), special = (rest >= 0x7c00) & 0x7f800000;
+  return as_float(number | special | (half & 0x8000) << 16);
+}
 INLINE Vf load(const int8_t* p) {
   return Vf{static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2]), static_cast<float>(p[3])};
 }

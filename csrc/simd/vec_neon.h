@@ -19,6 +19,9 @@ INLINE Vf load(const float* p) { return vld1q_f32(p); }
 INLINE Vf load(const BFloat16* p) {
   return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(reinterpret_cast<const uint16_t*>(p)), 16));
 }
+INLINE Vf load(const Float16* p) {
+  return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const uint16_t*>(p))));
+}
 INLINE Vf load(const int8_t* p) {
   int32_t four;
   __builtin_memcpy(&four, p, sizeof four);

@@ -105,16 +105,16 @@ def _exact(columns: int) -> type[np.floating[Any]]:
 
 
 def unpack(packed: Array, rows: int, columns: int, kind: str, compute_type: str) -> Matrix:
-    """A matrix from the bytes the engine streams (docs/packing.md). kind: how it is kept, which is "bfloat16" also where a
-    model computes in float32 and loses nothing."""
+    """A matrix from the bytes the engine streams (docs/packing.md). kind: how it is kept, which is "bfloat16" or "float16"
+    also where a model computes in float32 and loses nothing."""
     count, exact = -(-rows // PANEL), _exact(columns)
     panels = packed.reshape(count, -1)
 
     def whole(blocks: Array) -> Array:  # [count, PANEL, ...] without what was filled up
         return blocks.reshape(count * PANEL, -1)[:rows, :columns]
 
-    if kind in ("float32", "bfloat16"):
-        values = panels.view(np.float32) if kind == "float32" else _paired(panels)
+    if kind in ("float32", "bfloat16", "float16"):
+        values = _paired(panels) if kind == "bfloat16" else panels.view(kind).astype(np.float32, copy=False)
         matrix = whole(values.reshape(count, columns, PANEL).swapaxes(1, 2))
         return Rounded(np.ascontiguousarray(matrix)) if compute_type == "bfloat16" else matrix
     if kind == "int8":
