@@ -94,8 +94,11 @@ def _fits_float16(block: AnyArray) -> bool:
     bits = block.view(np.uint32)
     if np.bitwise_or.reduce(bits, axis=None) & 0x1FFF:
         return False
+    size = bits & 0x7FFFFFFF
+    size -= 0x38800000  # 2^-14: what is below wraps around
+    rest = block[size >= 0x0F000000]  # not among the normal numbers of float16, which end below 2^16
     with np.errstate(over="ignore"):
-        return bool((block.astype(np.float16).astype(np.float32).view(np.uint32) == bits).all())
+        return bool((rest.astype(np.float16).astype(np.float32).view(np.uint32) == rest.view(np.uint32)).all())
 
 
 def _blocks(array: AnyArray) -> Iterator[AnyArray]:

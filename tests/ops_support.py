@@ -21,11 +21,6 @@ TINY = 2.0**-120  # exponentials below 2^-126 are flushed to zero
 BLOCK = 128  # keys per softmax block
 
 
-def own_kernels() -> list[str]:
-    """The instruction sets but those that add nothing but products with packed weights: all else is avx512's there."""
-    return [name for name in fastattn.isa.available() if name not in ("avx512vnni", "avx512bf16")]
-
-
 @contextmanager
 def threads(n: int) -> Iterator[None]:
     before = fastattn.get_num_threads()

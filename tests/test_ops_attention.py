@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ops_support import LAYOUTS, attention_bounds, own_kernels, same_bits, threads
+from ops_support import LAYOUTS, attention_bounds, same_bits, threads
 
 from fastattn import isa, ops, reference
 
@@ -17,7 +17,7 @@ RNG = np.random.default_rng(1)
 attention = ops.scaled_dot_product_attention
 
 
-@pytest.fixture(params=own_kernels())
+@pytest.fixture(params=isa.available())
 def each_isa(request: pytest.FixtureRequest) -> Iterator[None]:
     with isa.use(request.param):
         yield

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ops_support import LAYOUTS, TINY, U, dot_bound, own_kernels, same_bits, threads, ulp_error
+from ops_support import LAYOUTS, TINY, U, dot_bound, same_bits, threads, ulp_error
 
 from fastattn import isa, ops
 
@@ -17,7 +17,7 @@ RNG = np.random.default_rng(4)
 SIZES = [*range(1, 36), 47, 48, 49, 63, 64, 65, 127, 128, 129, 1000]
 
 
-@pytest.fixture(params=own_kernels(), autouse=True)
+@pytest.fixture(params=isa.available(), autouse=True)
 def each_isa(request: pytest.FixtureRequest) -> Iterator[None]:
     with isa.use(request.param):
         yield

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from ops_support import LAYOUTS, U, own_kernels, same_bits, threads
+from ops_support import LAYOUTS, U, same_bits, threads
 
 from fastattn import isa, ops
 
@@ -15,7 +15,7 @@ GATES = {"gru": 3, "lstm": 4}
 Weights = list[tuple[np.ndarray, ...]]
 
 
-@pytest.fixture(params=own_kernels())
+@pytest.fixture(params=isa.available())
 def each_isa(request: pytest.FixtureRequest) -> Iterator[None]:
     with isa.use(request.param):
         yield

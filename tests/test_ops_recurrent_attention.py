@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ops_support import LAYOUTS, TINY, U, dot_bound, own_kernels, same_bits, threads
+from ops_support import LAYOUTS, TINY, U, dot_bound, same_bits, threads
 
 from fastattn import isa, ops, reference
 
 RNG = np.random.default_rng(3)
 
 
-@pytest.fixture(params=own_kernels())
+@pytest.fixture(params=isa.available())
 def each_isa(request: pytest.FixtureRequest) -> Iterator[None]:
     with isa.use(request.param):
         yield

@@ -10,7 +10,6 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-from ops_support import own_kernels
 
 from fastattn import graph as g
 from fastattn import isa, models, nn
@@ -279,5 +278,5 @@ class Backend:
 
 
 def backends() -> list[Backend]:
-    native = [Backend(f"{name}-{threads}", name, threads) for name in own_kernels() for threads in (1, 2)]
+    native = [Backend(f"{name}-{threads}", name, threads) for name in isa.available() for threads in (1, 2)]
     return [Backend("reference"), *native]

@@ -6,8 +6,8 @@
 namespace fastattn {
 
 // True if the CPU and the operating system (saved registers) support the named instruction set:
-// "generic", "avx2" (with fma and f16c), "avx512" (f, bw, dq, vl), "avx512vnni" (and vnni), "neon". False for any other
-// name.
+// "generic", "avx2" (with fma and f16c), "avx512" (f, bw, dq, vl), "avx512vnni" (and vnni), "avx512bf16"
+// (and bf16), "neon". False for any other name.
 bool cpu_supports(const char* isa);
 
 // Bytes of a core's data cache of level 1 or 2, or a usual size where the system does not say.

@@ -37,8 +37,8 @@
 //   dot_pairs(acc, a, b)             acc + the 2 products of int16, exact
 //   dot_nibbles(acc, u, s)           the same for bytes of u below 16, at most 8 times from an acc of set1_int(0);
 //   finish_nibbles(acc)              then this gives the sum
-//   kDotHalves                       whether there is an instruction for the next one; it is not used where there is
-//   none dot_halves(acc, a, b)            acc + the 2 products of bfloat16, the high halves first, rounded after each
+//   kDotHalves                       whether there is an instruction for the next one, which else is not there
+//   dot_halves(acc, a, b)            acc + the 2 products of bfloat16, the high halves first, rounded after each
 //
 // This file adds what can be said in those terms.
 
