@@ -52,7 +52,7 @@ inline int threads_for(double work) {
 class Scratch {
  public:
   explicit Scratch(int64_t floats) {
-    local().resize(static_cast<size_t>(floats));
+    local().resize(static_cast<size_t>(floats > kSmall ? std::max(floats, kHugePage) : floats));
     next_ = local().data();
   }
   Scratch(const Scratch&) = delete;
@@ -72,6 +72,9 @@ class Scratch {
 
  private:
   static constexpr size_t kKeep = 4u << 20;  // floats
+  // What is read again and again gets a huge page: lines of small ones, wherever these happen to lie in memory, may
+  // crowd into few sets of the second-level cache.
+  static constexpr int64_t kSmall = 16 << 10, kHugePage = 512 << 10;
   static Buffer<float>& local() {
     static thread_local Buffer<float> buffer;
     return buffer;
