@@ -125,6 +125,9 @@ and sums. The column `matrices` of the op table (`fastattn/ops/table.py`) is whe
 | `int8` | -127 … 127 times a scale per output | -127 … 127 times a scale per row, at each product | exact integers |
 | `int4` | -8 … 7 times a bfloat16 scale per output and 32 inputs | as for int8 | exact integers in each group of 32 |
 
+Beside the three smaller types the attention of an encoder multiplies bfloat16, with float32 sums
+([decisions/bfloat16-attention.md](decisions/bfloat16-attention.md)).
+
 A matrix whose every value bfloat16 or float16 holds is kept so under `float32` as well: half the bytes, the same bits in every
 result ([decisions/checkpoints-of-16-bits.md](decisions/checkpoints-of-16-bits.md)).
 

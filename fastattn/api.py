@@ -167,7 +167,7 @@ class Model:
     # --- sessions -------------------------------------------------------------------------------------------------------
 
     def _backend(self, assembly: Assembly, progress: Progress | None) -> Callable[[int], Session]:
-        graphs = self._architecture.graphs
+        graphs = assembly.graphs(self.compute_type)
         if self.backend == "reference":
             from fastattn.reference import ReferenceSession
 

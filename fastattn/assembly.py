@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fastattn.container import BorrowingStore
 from fastattn.errors import LoadError, OptionError
+from fastattn.graph import Graph
 from fastattn.loaders import Checkpoint
 from fastattn.loaders.tensors import TensorMap
 from fastattn.models import Architecture, build
@@ -23,6 +25,7 @@ from fastattn.packing import (
     needed,
     packed_bytes,
 )
+from fastattn.passes.attention import round_attention
 from fastattn.weights import bind_weights
 
 if TYPE_CHECKING:
@@ -57,6 +60,11 @@ class Assembly:
                 f"compute_type: {self.checkpoint.path} was converted to {converted.compute_type}; {again}"
             )
         return converted.compute_type
+
+    def graphs(self, compute_type: str) -> Mapping[str, Graph]:
+        """The model's graphs as they run in this type: beside smaller weights an encoder's attention multiplies bfloat16."""
+        graphs = self.architecture.graphs
+        return graphs if compute_type == "float32" else {name: round_attention(graph) for name, graph in graphs.items()}
 
     def store(self, compute_type: str, num_threads: int, progress: Progress | None) -> PackingStore | BorrowingStore:
         """The weights for the engine: to be packed, or borrowed from a converted model's file."""

@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "packing": GRAPH | {"_native"},
     "container": GRAPH | {"loaders", "packing", "_native"},
     "weights": GRAPH | {"loaders", "packing"},
-    "assembly": MODELS | {"reference", "loaders", "packing", "container", "weights"},
+    "assembly": MODELS | {"passes", "reference", "loaders", "packing", "container", "weights"},
     "conversion": API,
     "text": GRAPH,
     "attention_map": set(),

@@ -108,6 +108,7 @@ Attrs attrs_of(const Attributes& given) {
                                                     {"causal", &a.causal},
                                                     {"window_left", &a.window_left},
                                                     {"window_right", &a.window_right},
+                                                    {"rounded", &a.rounded},
                                                     {"buckets", &a.buckets},
                                                     {"max_distance", &a.max_distance},
                                                     {"bidirectional", &a.bidirectional},

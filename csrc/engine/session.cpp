@@ -6,6 +6,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "dispatch/dispatch.h"
+
 namespace fastattn {
 namespace {
 
@@ -327,6 +329,7 @@ void Session::walk(const Program& program, Team& team, Follower follower) {
 }
 
 void Session::execute(const Program& program) {
+  frame_.kernel = &kernels();
   prepare_memory(program);
   last_program_ = &program;
   Profile& profile = profiles_[&program == encoder_.get() ? 0 : 1];

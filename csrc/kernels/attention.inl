@@ -51,16 +51,24 @@ void start_group(const AttentionArgs& args, int row, int rows, RowGroup& group) 
   }
 }
 
-// scale * log2 e * q, in runs of kRun of each row: to[d / kRun][row][d % kRun], zeros behind the last d. The tile then
-// walks some lines at once, and nothing needs to be turned.
-void take_queries(const AttentionArgs& args, const RowGroup& group) {
+// scale * log2 e * q, as the product with the keys takes it, in runs of kRun of each row: to[run][row][kRun], zeros
+// behind the last d. The tile then walks some lines at once, and nothing needs to be turned.
+template <class T>
+void take_queries_of(const AttentionArgs& args, const RowGroup& group) {
+  constexpr int span = kRun * kTerms<T>;  // d of a run
   const Vf scale = set1(args.scale * kLog2E);
   for (int r = 0; r < group.rows; ++r) {
     const float* q = args.q[group.row + r];
-    for (int64_t run = 0; run < args.D; run += kRun)
-      for (int i = 0; i < kRun; i += kLanes)
-        store(group.q + run * group.rows + r * kRun + i, load_up_to(q + run + i, args.D - run - i) * scale);
+    for (int64_t d = 0; d < args.D; d += span) {
+      Vf x[span / kLanes];
+      for (int i = 0; i < span / kLanes; ++i)
+        x[i] = load_up_to(q + d + i * kLanes, maximum(0, args.D - d - i * kLanes)) * scale;
+      store_factors<T>(group.q + d / span * kRun * group.rows + r * kRun, 0, x);
+    }
   }
+}
+void take_queries(const AttentionArgs& args, const RowGroup& group) {
+  return args.type == DType::rounded ? take_queries_of<Rounded>(args, group) : take_queries_of<float>(args, group);
 }
 
 // The group's queries and results, towards the cache: another group is worked on meanwhile.
@@ -172,8 +180,8 @@ void fetch_block(const AttentionArgs& args, int64_t block, int64_t last, int i, 
       group.later_values = v;
       continue;
     }
-    for (int64_t at = 0; at < page_bytes(args.type, args.D); at += 64) __builtin_prefetch(k + at, 0, 2);
-    for (int64_t at = 0; at < page_bytes(args.type, args.ldv); at += 64) __builtin_prefetch(v + at, 0, 2);
+    for (int64_t at = 0; at < page_size(args.type, args.D); at += 64) __builtin_prefetch(k + at, 0, 2);
+    for (int64_t at = 0; at < page_size(args.type, args.ldv); at += 64) __builtin_prefetch(v + at, 0, 2);
   }
 }
 
@@ -238,6 +246,7 @@ void attention(const AttentionArgs* args) {
   attention_part(args, &all);
 }
 
+#if !defined(FASTATTN_HALVES_ONLY)
 // A run whose blocks stay apart: {m, l, o[Dv]} for each block and row.
 void partials_of_run(const AttentionArgs& args, int64_t block, int blocks, const RowGroup& group, float* partials) {
   const auto partial = [&](int i, int r) { return partials + (i * args.rows + group.row + r) * (args.Dv + 2); };
@@ -299,3 +308,4 @@ void attention_merge(const AttentionArgs* args, int ranges, const int64_t* range
     finish_rows(*args, group);
   }
 }
+#endif

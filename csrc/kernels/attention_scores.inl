@@ -119,8 +119,9 @@ void score_key_rows(const AttentionArgs& args, const RowGroup& group, BlockTile&
 // acc[r][v] += q . k for V vectors of keys, columns of their pages.
 template <int R, int V, class T, class Ahead>
 INLINE void multiply_keys(Vf (&acc)[R][V], const float* q, const T* const (&k)[V], int64_t D, Ahead ahead) {
-  for (int64_t d = 0; d < D; d += kRun)
-    multiply<kRun, 1>(acc, q + d * R, k, kPage, minimum(kRun, D - d), ahead, d * kPage);
+  const int64_t rows = (D + kTerms<T> - 1) / kTerms<T>;  // of a page
+  for (int64_t i = 0; i < rows; i += kRun)
+    multiply<kRun, 1>(acc, q + i * R, k, kPage, minimum(kRun, rows - i), ahead, i * kPage);
 }
 
 // p[r][key..] = q . k for pages of columns, V vectors of keys at once while all of them remain, then with narrower
@@ -140,7 +141,7 @@ void score_keys(const AttentionArgs& args, const RowGroup& group, BlockTile& til
       // A page of keys in the first half of the block, one of values in the second, evenly over their steps of two d.
       constexpr int half = kBlock / 2, shares = half / (V * kLanes);
       const char* page = key < half ? group.later_keys : group.later_values;
-      const int64_t share = key % half / (V * kLanes) * page_bytes(args.type, args.D) / shares;
+      const int64_t share = key % half / (V * kLanes) * page_size(args.type, args.D) / shares;
       multiply_keys(acc, group.q, k, args.D, Later{page + share, 2 * kPage * int64_t(sizeof(T)) / shares});
     } else {
       const int64_t ahead = pages_ahead<T>(args, args.D);
@@ -244,32 +245,33 @@ void settle_unseen_block(BlockTile& tile, int r) {
 }
 
 // N vectors of p, added to the lanes of `total`.
-template <int N>
-INLINE void exponentiate_vectors(float* p, Vf m, Vf& total) {
+template <class T, int N>
+INLINE void exponentiate_vectors(float* p, int j, Vf m, Vf& total) {
   Vf x[N];
-  for (int i = 0; i < N; ++i) x[i] = load(p + i * kLanes) - m;
+  for (int i = 0; i < N; ++i) x[i] = load(p + j + i * kLanes) - m;
   exp2_below_overflow(x);
-  for (int i = 0; i < N; ++i) store(p + i * kLanes, x[i]);
+  store_factors<T>(p, j, x);
   for (int i = 0; i < N; ++i) total = total + x[i];
 }
 
 // p of the rows in the vectors of keys first .. last, and its sums in each lane.
-template <int R>
+template <class T, int R>
 INLINE void exponentiate_rows(BlockTile& tile, Vf (&totals)[R], int first, int last) {
   constexpr int N = 4;
   for (int r = 0; r < R; ++r) {
     float* p = tile.p[r];
     totals[r] = set1(0.0f);
     if (tile.from[r] >= tile.to[r]) {
-      for (int j = first; j < last; j += kLanes) store(p + j, set1(0.0f));
+      const Vf none[1] = {set1(0.0f)};
+      for (int j = first; j < last; j += kLanes) store_factors<T>(p, j, none);
       continue;
     }
     const Vf m = set1(tile.m[r]);
     Vf total = set1(0.0f);
     int j = first;
 #pragma GCC unroll 8
-    for (; j + N * kLanes <= last; j += N * kLanes) exponentiate_vectors<N>(p + j, m, total);
-    for (; j < last; j += kLanes) exponentiate_vectors<1>(p + j, m, total);
+    for (; j + N * kLanes <= last; j += N * kLanes) exponentiate_vectors<T, N>(p, j, m, total);
+    for (; j < last; j += kLanes) exponentiate_vectors<T, 1>(p, j, m, total);
     totals[r] = total;
   }
 }
@@ -345,9 +347,9 @@ void score_block(const AttentionArgs& args, const RowGroup& group, BlockTile& ti
   }
   // Apart from the loops above, so that the processor works on several rows at once.
   if (tile.first == 0 && tile.last == kBlock) {
-    exponentiate_rows(tile, rows, 0, kBlock);  // unrolled
+    exponentiate_rows<T>(tile, rows, 0, kBlock);  // unrolled
   } else {
-    exponentiate_rows(tile, rows, tile.first, tile.last);
+    exponentiate_rows<T>(tile, rows, tile.first, tile.last);
   }
   fold_lanes<Sum>(rows, tile.l);
   if constexpr (is_int8<T>) scale_by_values(args, tile, R);
@@ -362,9 +364,13 @@ INLINE void score_block_of(const AttentionArgs& args, const RowGroup& group, Blo
   score_block<T, R>(args, group, tile);
 }
 void score_block(const AttentionArgs& args, const RowGroup& group, BlockTile& tile) {
+#if !defined(FASTATTN_HALVES_ONLY)
   switch (args.type) {
     case DType::bfloat16: return score_block_of<BFloat16, kTileRows>(args, group, tile);
     case DType::int8: return score_block_of<int8_t, kTileRows>(args, group, tile);
-    default: return score_block_of<float, kTileRows>(args, group, tile);
+    case DType::float32: return score_block_of<float, kTileRows>(args, group, tile);
+    default: break;
   }
+#endif
+  score_block_of<Rounded, kTileRows>(args, group, tile);
 }

@@ -51,19 +51,82 @@ struct Destination {
   const float* add;
 };
 
+// What pages of numbers rounded to bfloat16 are made of: words of two, the first in the high half, where there is an
+// instruction for their products, else floats.
+struct Pair {
+  uint32_t bits;
+};
+struct Nearest {
+  float value;
+};
+INLINE Vf load(const Nearest* p) { return load(&p->value); }
+
+template <class T>
+constexpr bool is_pair = false;
+template <>
+constexpr bool is_pair<Pair> = true;
+template <class T>
+constexpr bool is_rounded = is_pair<T>;
+template <>
+constexpr bool is_rounded<Nearest> = true;
+template <bool kPairs>
+struct RoundedTo {
+  using type = Nearest;
+};
+template <>
+struct RoundedTo<true> {
+  using type = Pair;
+};
+using Rounded = RoundedTo<kDotHalves>::type;
+
+// Terms of a sum that one step of a product with pages of T adds.
+template <class T>
+constexpr int kTerms = is_pair<T> ? 2 : 1;
+
+// Bytes of a page.
+INLINE int64_t page_size(DType type, int64_t width) {
+  constexpr int terms = kTerms<Rounded>;
+  return type == DType::rounded ? kPage * round_up(width, terms) / terms * 4 : page_bytes(type, width);
+}
+
+// N vectors of numbers from number j on, as the product with pages of T takes them. Pairs need half the room.
+template <class T, int N>
+INLINE void store_factors(float* p, int j, const Vf (&x)[N]) {
+  if constexpr (is_pair<T>) {
+    for (int i = 0; i < N; i += 2)
+      store_int(p + j / 2 + i / 2 * kLanes, round_pairs(x[i], i + 1 < N ? x[i + 1] : set1(0.0f)));
+  } else if constexpr (is_rounded<T>) {
+    for (int i = 0; i < N; ++i) store_int(p + j + i * kLanes, nearest_bfloat16(x[i]));
+  } else {
+    for (int i = 0; i < N; ++i) store(p + j + i * kLanes, x[i]);
+  }
+}
+
 // U steps of the product below.
 template <int U, int LR, int LK, int R, int V, class T>
 INLINE void multiply_steps(Vf (&acc)[R][V], const float* a, const T* const (&b)[V], int64_t offset, int64_t step) {
 #pragma GCC unroll 16
   for (int u = 0; u < U; ++u) {
-    Vf row[V];
+    if constexpr (is_pair<T>) {
+      Vi row[V];
 #pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) row[v] = load(b[v] + offset + u * step);
+      for (int v = 0; v < V; ++v) row[v] = load_int(b[v] + offset + u * step);
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const Vf s = set1(a[r * LR + u * LK]);
+      for (int r = 0; r < R; ++r) {
+        const Vi s = as_int(set1(a[r * LR + u * LK]));
 #pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) acc[r][v] = fma(s, row[v], acc[r][v]);
+        for (int v = 0; v < V; ++v) acc[r][v] = dot_halves(acc[r][v], row[v], s);
+      }
+    } else {
+      Vf row[V];
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) row[v] = load(b[v] + offset + u * step);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const Vf s = set1(a[r * LR + u * LK]);
+#pragma GCC unroll 16
+        for (int v = 0; v < V; ++v) acc[r][v] = fma(s, row[v], acc[r][v]);
+      }
     }
   }
 }

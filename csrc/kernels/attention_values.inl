@@ -5,13 +5,15 @@ template <class T, int V>
 INLINE After<V> values_after(const AttentionArgs& args, const RowGroup& group, int64_t j, int64_t column) {
   const int64_t ahead = pages_ahead<T>(args, args.Dv);
   const PageOfRows page = after_values(args, group, j / kPage, ahead);
-  const char* next = reinterpret_cast<const char*>(page.rows) + (j % kPage * args.ldv + column) * int64_t(sizeof(T));
+  const int64_t from = j % kPage / kTerms<T> * args.ldv + column;
+  const char* next = reinterpret_cast<const char*>(page.rows) + from * int64_t(sizeof(T));
   After<V> after = {{}, args.near, skip_bits<T>(args.v_pages[j / kPage], page.rows, args.Dv, ahead)};
   for (int v = 0; v < V; ++v) after.page[v] = next + v * kLanes * int64_t(sizeof(T));
   return after;
 }
 
-// acc[r] += sum of p[r][j] v[j] over keys from <= j < to, in order, for V vectors of columns from `column` on.
+// acc[r] += sum of p[r][j] v[j] over keys from <= j < to, in order, for V vectors of columns from `column` on. Of
+// rounded ones both ends are even.
 template <class T, int R, int V>
 INLINE void add_values(Vf (&acc)[R][V], const AttentionArgs& args, const RowGroup& group, const BlockTile& tile, int r0,
                        int from, int to, int64_t column) {
@@ -19,21 +21,23 @@ INLINE void add_values(Vf (&acc)[R][V], const AttentionArgs& args, const RowGrou
   while (from < to) {
     const int64_t j = tile.begin + from;
     const int n = static_cast<int>(minimum(kPage - j % kPage, to - from));
-    const T* values = static_cast<const T*>(args.v_pages[j / kPage]) + j % kPage * args.ldv + column;
-    const float* p = &tile.p[r0][from];
-    if (V == 1 && column + kLanes > args.ldv) {  // reading a whole vector would leave the page
-      for (int i = 0; i < n; ++i)
-        store(copy + i * kLanes, load_first(values + i * args.ldv, static_cast<int>(args.ldv - column)));
-      const float* const copies[V] = {copy};
-      multiply<kBlock, 1>(acc, p, copies, kLanes, n);
+    const T* values = static_cast<const T*>(args.v_pages[j / kPage]) + j % kPage / kTerms<T> * args.ldv + column;
+    const float* p = &tile.p[r0][from / kTerms<T>];
+    if (!is_rounded<T> && V == 1 && column + kLanes > args.ldv) {  // reading a whole vector would leave the page
+      if constexpr (!is_rounded<T>) {
+        for (int i = 0; i < n; ++i)
+          store(copy + i * kLanes, load_first(values + i * args.ldv, static_cast<int>(args.ldv - column)));
+        const float* const copies[V] = {copy};
+        multiply<kBlock, 1>(acc, p, copies, kLanes, n);
+      }
     } else {
       const T* columns[V];
       for (int v = 0; v < V; ++v) columns[v] = values + v * kLanes;
       if (!group.pages || (R == 1 && args.near && !args.ldk)) {
-        multiply<kBlock, 1>(acc, p, columns, args.ldv, n);
+        multiply<kBlock, 1>(acc, p, columns, args.ldv, n / kTerms<T>);
       } else {
         const After<V> after = values_after<T, V>(args, group, j, column);
-        multiply<kBlock, 1>(acc, p, columns, args.ldv, n, after);
+        multiply<kBlock, 1>(acc, p, columns, args.ldv, n / kTerms<T>, after);
       }
     }
     from += n;
@@ -57,26 +61,29 @@ void add_own_values(Vf (&acc)[1][V], const AttentionArgs& args, const RowGroup& 
 
 template <class T>
 bool finite_values(const AttentionArgs& args, const BlockTile& tile, int from, int to) {
-  if (is_int8<T>) return true;  // codes are
-  const Vf zero = set1(0.0f);
-  Vf a = zero, b = zero;  // sums of products with zero: NaN if anything is not finite
-  for (int64_t j = tile.begin + from; j < tile.begin + to; ++j) {
-    const T* v = static_cast<const T*>(args.v_pages[j / kPage]) + j % kPage * args.ldv;
-    int64_t c = 0;
-    for (; c + 2 * kLanes <= args.Dv; c += 2 * kLanes) {
-      a = fma(load(v + c), zero, a);
-      b = fma(load(v + c + kLanes), zero, b);
+  if constexpr (is_int8<T> || is_rounded<T>) {
+    return true;  // codes are; rounded ones must be
+  } else {
+    const Vf zero = set1(0.0f);
+    Vf a = zero, b = zero;  // sums of products with zero: NaN if anything is not finite
+    for (int64_t j = tile.begin + from; j < tile.begin + to; ++j) {
+      const T* v = static_cast<const T*>(args.v_pages[j / kPage]) + j % kPage * args.ldv;
+      int64_t c = 0;
+      for (; c + 2 * kLanes <= args.Dv; c += 2 * kLanes) {
+        a = fma(load(v + c), zero, a);
+        b = fma(load(v + c + kLanes), zero, b);
+      }
+      for (; c < args.Dv; ++c) a = fma(set1(as_number(v[c])), zero, a);
     }
-    for (; c < args.Dv; ++c) a = fma(set1(as_number(v[c])), zero, a);
+    return !bits(is_nan(a + b));
   }
-  return !bits(is_nan(a + b));
 }
 
 // Whether the rows may share the walk over the values: they do if they see the same keys, and also if what some of them
 // do not see is finite, for fma(0, v, o) = o.
 template <class T>
 bool rows_share_values(const AttentionArgs& args, const BlockTile& tile, int rows) {
-  if (tile.even) return true;
+  if (tile.even || is_rounded<T>) return true;
   int from = tile.seen_from, to = tile.seen_to;  // all rows see the keys between
   for (int r = 0; r < rows; ++r) {
     if (tile.mask[r] || tile.from[r] >= tile.to[r]) return finite_values<T>(args, tile, tile.seen_from, tile.seen_to);
@@ -108,7 +115,11 @@ __attribute__((noinline)) void shared_columns(const AttentionArgs& args, const R
                                               int64_t column, const Destination& to) {
   Vf acc[R][V];
   set_zero(acc);
-  add_values<T>(acc, args, group, tile, 0, tile.seen_from, tile.seen_to, column);
+  if constexpr (is_rounded<T>) {  // p is zero where nothing is seen, as far as a vector reaches
+    add_values<T>(acc, args, group, tile, 0, tile.first, tile.last + tile.last % 2, column);
+  } else {
+    add_values<T>(acc, args, group, tile, 0, tile.seen_from, tile.seen_to, column);
+  }
   deliver_tile(acc, to, column, args.Dv);
 }
 
@@ -178,7 +189,9 @@ template <class T, int R, int V>
 void value_columns(const AttentionArgs& args, const RowGroup& group, const BlockTile& tile, int64_t column,
                    const Destination& to) {
   for (; column + (V > 1 ? V * kLanes : 1) <= args.Dv; column += V * kLanes) {
-    if (tile.shared) {
+    if constexpr (is_rounded<T>) {
+      shared_columns<T, R, V>(args, group, tile, column, to);
+    } else if (tile.shared) {
       shared_columns<T, R, V>(args, group, tile, column, to);
     } else {
       own_columns<T, V>(args, group, tile, column, to);
@@ -208,9 +221,13 @@ INLINE void value_block_of(const AttentionArgs& args, const RowGroup& group, Blo
 }
 
 void value_block(const AttentionArgs& args, const RowGroup& group, BlockTile& tile, const Destination& to) {
+#if !defined(FASTATTN_HALVES_ONLY)
   switch (args.type) {
     case DType::bfloat16: return value_block_of<BFloat16, kTileRows>(args, group, tile, to);
     case DType::int8: return value_block_of<int8_t, kTileRows>(args, group, tile, to);
-    default: return value_block_of<float, kTileRows>(args, group, tile, to);
+    case DType::float32: return value_block_of<float, kTileRows>(args, group, tile, to);
+    default: break;
   }
+#endif
+  value_block_of<Rounded, kTileRows>(args, group, tile, to);
 }

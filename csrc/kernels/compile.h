@@ -55,13 +55,16 @@ namespace {
 #if !defined(FASTATTN_HALVES_ONLY)
 #include "kernels/linear_quantized.inl"
 #endif
-#if !defined(FASTATTN_BYTES_ONLY) && !defined(FASTATTN_HALVES_ONLY)
-#include "kernels/linear.inl"
-#include "kernels/packing.inl"
+#if !defined(FASTATTN_BYTES_ONLY)
 #include "kernels/attention_tile.inl"
 #include "kernels/attention_scores.inl"
 #include "kernels/attention_values.inl"
 #include "kernels/attention.inl"
+#include "kernels/attention_rounded.inl"
+#endif
+#if !defined(FASTATTN_BYTES_ONLY) && !defined(FASTATTN_HALVES_ONLY)
+#include "kernels/linear.inl"
+#include "kernels/packing.inl"
 #include "kernels/attention_cache.inl"
 #include "kernels/scores.inl"
 #include "kernels/softmax.inl"

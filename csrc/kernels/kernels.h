@@ -33,8 +33,9 @@ struct Epilogue {
 };
 
 // How a packed weight is stored; docs/packing.md has the layouts. narrow and float16: float32 that bfloat16, or
-// float16, holds exactly, stored so; rows that it multiplies stay float32.
-enum class DType : int { float32, bfloat16, int8, int4, narrow, float16 };
+// float16, holds exactly, stored so; rows that it multiplies stay float32. rounded: of pages alone, for
+// attention_rounded.
+enum class DType : int { float32, bfloat16, int8, int4, narrow, float16, rounded };
 
 constexpr int kLayout = 1;                     // of packed panels in files: another number once any of it changes
 constexpr int kGroup = 32;                     // k that share a scale in int4
@@ -122,7 +123,7 @@ struct AttentionArgs {
   float* const* out;         // [rows] -> Dv floats
   float* const* weights;  // null, or [rows] -> floats (or null) by absolute key j in [0, max hi): zero where not seen
   float* scratch;         // attention_scratch(rows, D) floats
-  DType type = DType::float32;  // of the pages; others than float32 have ldv = Dv and ldk = 0
+  DType type = DType::float32;  // of the pages; bfloat16 and int8: ldv = Dv, rounded: whole kPage; all: ldk = 0
   int64_t ldk = 0;
   bool near = false;  // what is read next is prefetched into the first-level cache: see prefetches_lead()
 };

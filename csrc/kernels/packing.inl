@@ -8,17 +8,6 @@ constexpr float kLeast = 0x1p-100f;
 
 INLINE Vf unless_tiny(Vf magnitude, Vf x) { return select(less(magnitude, set1(kLeast)), set1(0.0f), x); }
 
-// The nearest bfloat16, ties to even, as a float; NaN stays NaN.
-INLINE Vi nearest_bfloat16(Vf x) {
-  const Vi b = as_int(x), odd = and_int(shift_right<16>(b), set1_int(1));
-  const Vi rounded = add_int(b, add_int(set1_int(0x7fff), odd));
-  const Vf quiet = as_float(or_int(b, set1_int(0x00400000)));
-  return and_int(as_int(select(is_nan(x), quiet, as_float(rounded))), set1_int(static_cast<int32_t>(0xffff0000u)));
-}
-
-// Two vectors of bfloat16 as floats side by side: columns c in the low halves, 16 + c in the high ones.
-INLINE Vi paired(Vi low, Vi high) { return or_int(shift_right<16>(low), high); }
-
 void pack_bfloat16(const float* columns, int64_t K, uint8_t* panel) {
   for (int64_t k = 0; k < K; ++k)
     for (int c = 0; c < kPanel / 2; c += kLanes) {
@@ -164,6 +153,7 @@ void pack_panel(DType type, const float* columns, int64_t K, void* panel) {
     case DType::float16: pack_float16(columns, K, out); break;
     case DType::int8: pack_int8(columns, K, out); break;
     case DType::int4: pack_int4(columns, K, out); break;
+    case DType::rounded: break;  // no weight has it
   }
 }
 
@@ -213,6 +203,7 @@ void unpack_row(DType type, const void* panel, int64_t K, int column, float* out
         out[k] = static_cast<float>(code) * bfloat16_column(group, column);
       }
       break;
+    case DType::rounded: break;
   }
 }
 

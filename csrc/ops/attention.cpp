@@ -46,9 +46,11 @@ struct Pages {
   float* room;  // the kernel's scratch
   int64_t ldv, total;
   DType type = DType::float32;
+  const KernelTable& kernel;
 
   // Both pointer arrays live in a thread's scratch, behind one another.
-  Pages(Frame& f, const Team& team, int64_t total_keys, int64_t value_stride) : ldv(value_stride), total(total_keys) {
+  Pages(Frame& f, const Team& team, int64_t total_keys, int64_t value_stride)
+      : ldv(value_stride), total(total_keys), kernel(*f.kernel) {
     keys = reinterpret_cast<const void**>(f.scratch[static_cast<size_t>(team.ith)]);
     values = keys + page_count(total);
     room = f.scratch[static_cast<size_t>(team.ith)] + pointer_floats(total);
@@ -133,7 +135,7 @@ void attend(const Node& n, const Heads& a, const Queries& queries, const Pages& 
   for (int64_t i = begin; i < end; ++i)
     rows.add(queries.first + i / a.group, g * a.group + i % a.group, queries.position + i / a.group, pages.total);
   const AttentionArgs args = rows.args(pages, 0, rows.count());
-  kernels().attention(&args);
+  (pages.type == DType::rounded ? pages.kernel.attention_rounded : pages.kernel.attention)(&args);
 }
 
 // Deals work items out to the threads, one after the other, the same at every step: what a thread has written or read
@@ -345,39 +347,62 @@ void run_cached(const Node& n, Frame& f, Team& team) {
 }
 
 // Attention without a cache: keys are turned into pages in the shared scratch. Values are read where they are; those of
-// long sequences, which stand a whole row of heads apart, are copied.
+// long sequences, which stand a whole row of heads apart, are copied, and so are rounded ones.
 struct Uncached {
   const Frame& f;
   const HeadSizes& a;
+  const KernelTable& kernel;
+  const bool rounded;
   int64_t pages = 0;  // of one head, all sequences
-  bool copied = false;
+  int64_t ldv;        // of values that are copied
+  bool copied;
 
-  Uncached(const Frame& frame, const HeadSizes& sizes) : f(frame), a(sizes) {
+  Uncached(const Node& n, const Frame& frame, const HeadSizes& sizes)
+      : f(frame),
+        a(sizes),
+        kernel(*frame.kernel),
+        rounded(n.attrs.rounded != 0),
+        ldv(rounded ? round_up(a.Dv, kPage) : a.Dv),
+        copied(rounded) {
     for (int64_t s = 0; s < f.batch; ++s) {
       pages += page_count(f.length(s));
       copied |= a.G > 1 && f.length(s) * a.group >= kRowsForCopy;
     }
   }
-  int64_t floats() const { return pages * a.G * kPage * (a.D + (copied ? a.Dv : 0)); }
+  int64_t page_floats(int64_t width) const {
+    return (rounded ? kernel.rounded_page_bytes(width) : page_bytes(DType::float32, width)) / 4;
+  }
+  int64_t key_floats() const { return page_floats(a.D); }
+  int64_t value_floats() const { return page_floats(ldv); }
+  int64_t floats() const { return pages * a.G * (key_floats() + (copied ? value_floats() : 0)); }
 
   // Page p of head g of a sequence with `count` pages, of which the first is number `first` of all.
   float* keys(int64_t first, int64_t count, int64_t g, int64_t p) const {
-    return f.shared + (first * a.G + g * count + p) * a.D * kPage;
+    return f.shared + (first * a.G + g * count + p) * key_floats();
   }
   float* values(int64_t first, int64_t count, int64_t g, int64_t p) const {
-    return f.shared + (pages * a.G * a.D + (first * a.G + g * count + p) * a.Dv) * kPage;
+    return f.shared + pages * a.G * key_floats() + (first * a.G + g * count + p) * value_floats();
+  }
+
+  // `rows` tokens to a page of each.
+  void pack(const float* k, int64_t ldk, const float* v, int64_t ld, int64_t rows, float* key_page,
+            float* value_page) const {
+    const int count = static_cast<int>(rows);
+    if (rounded) {
+      kernel.round_keys(k, ldk, count, a.D, key_page);
+      kernel.round_values(v, ld, count, a.Dv, value_page, ldv);
+      return;
+    }
+    kernel.pack_keys(k, ldk, count, a.D, key_page, 0);
+    for (int64_t i = 0; copied && i < rows; ++i)
+      std::memcpy(value_page + i * ldv, v + i * ld, sizeof(float) * static_cast<size_t>(a.Dv));
   }
 };
-
-void copy_rows(const float* from, int64_t ld, int64_t rows, int64_t width, float* to) {
-  for (int64_t i = 0; i < rows; ++i)
-    std::memcpy(to + i * width, from + i * ld, sizeof(float) * static_cast<size_t>(width));
-}
 
 void run_uncached(const Node& n, Frame& f, Team& team) {
   Heads a(n, f);
   a.bias = f.state->biases.find(bias_source(n));
-  const Uncached room(f, a);
+  const Uncached room(n, f, a);
   const int64_t ldk = f.cols(n.inputs[1]), ldv = f.cols(n.inputs[2]);
   const auto values_at = [&](int64_t s, int64_t g, int64_t p) {
     return f.data(n.inputs[2]) + (f.offsets[static_cast<size_t>(s)] + p * kPage) * ldv + g * a.Dv;
@@ -390,9 +415,8 @@ void run_uncached(const Node& n, Frame& f, Team& team) {
       for (int64_t p = 0; p < count; ++p) {
         if (!writers.mine()) continue;
         const int64_t rows = std::min<int64_t>(kPage, T - p * kPage);
-        kernels().pack_keys(k + p * kPage * ldk + g * a.D, ldk, static_cast<int>(rows), a.D,
-                            room.keys(first, count, g, p), 0);
-        if (room.copied) copy_rows(values_at(s, g, p), ldv, rows, a.Dv, room.values(first, count, g, p));
+        room.pack(k + p * kPage * ldk + g * a.D, ldk, values_at(s, g, p), ldv, rows, room.keys(first, count, g, p),
+                  room.values(first, count, g, p));
       }
     first += count;
   }
@@ -405,7 +429,8 @@ void run_uncached(const Node& n, Frame& f, Team& team) {
     for (int64_t g = 0; g < a.G; ++g)
       for (int64_t r = 0; r < rows; r += chunk) {
         if (!readers.mine()) continue;
-        Pages pages(f, team, queries.tokens, room.copied ? a.Dv : ldv);
+        Pages pages(f, team, queries.tokens, room.copied ? room.ldv : ldv);
+        if (room.rounded) pages.type = DType::rounded;
         for (int64_t p = 0; p < count; ++p) {
           pages.keys[p] = room.keys(first, count, g, p);
           pages.values[p] = room.copied ? room.values(first, count, g, p) : values_at(s, g, p);
@@ -448,7 +473,7 @@ Needs attention_needs(const Node& n, const Frame& f) {
     if (cached) needs.kept_bytes += bytes_of(f.state->cache.layer(n.attrs.cache), total - again);
   }
   const int64_t room = roomy(longest);
-  needs.shared = cached ? 0 : Uncached(f, a).floats();
+  needs.shared = cached ? 0 : Uncached(n, f, a).floats();
   if (can_split(n, f, a.G, a.group)) needs.shared = partial_floats(a.G * block_count(room), f.tokens * a.group, a.Dv);
   needs.per_thread = Pages::scratch_floats(room, a.D);
   if (has_bias(n)) f.state->biases.of(bias_source(n)).reserve(longest);

@@ -25,7 +25,7 @@ struct ValueInfo {
 struct Attrs {
   double scale = 1, softcap = 0, eps = 1e-5;
   int64_t heads = 1, kv_heads = 1, value_size = 0, layer = 0, cache = -1, causal = 0, window_left = -1,
-          window_right = -1;
+          window_right = -1, rounded = 0;
   int64_t buckets = 0, max_distance = 0, bidirectional = 0;
   int64_t offset = 0, reverse = 0, additive = 0;
   Activation activation = Activation::none;
@@ -112,6 +112,7 @@ struct Frame {
   float* shared = nullptr;          // this node's shared scratch
   float* const* scratch = nullptr;  // by thread
   State* state = nullptr;
+  const KernelTable* kernel = nullptr;  // of this step: threads read what others have packed
   bool capture = false;
   Record* records = nullptr;
   const Select* select = nullptr;

@@ -91,6 +91,7 @@ void test_linear();
 void test_scores();
 void test_attention();
 void test_attention_cache();
+void test_attention_rounded();
 void test_page_pool();
 void measure();
 

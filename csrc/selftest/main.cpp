@@ -48,6 +48,7 @@ int main(int argc, char** argv) {
   test_scores();
   test_attention();
   test_attention_cache();
+  test_attention_rounded();
   test_page_pool();
   std::printf("%s: %ld checks, %ld failures\n", fastattn::active_isa().c_str(), checks, failures);
   return failures ? 1 : 0;

@@ -39,6 +39,8 @@
 //   finish_nibbles(acc)              then this gives the sum
 //   kDotHalves                       whether there is an instruction for the next one, which else is not there
 //   dot_halves(acc, a, b)            acc + the 2 products of bfloat16, the high halves first, rounded after each
+//   round_pairs(a, b)                words of neighbours in a, then in b, to the nearest bfloat16, the first of two in
+//                                    the high half; comes with dot_halves
 //
 // This file adds what can be said in those terms.
 
@@ -77,3 +79,14 @@ INLINE void store_up_to(float* p, Vf x, int64_t n) {
     store_n(p, x, static_cast<int>(n));
   }
 }
+
+// The nearest bfloat16, ties to even, as a float; NaN stays NaN.
+INLINE Vi nearest_bfloat16(Vf x) {
+  const Vi b = as_int(x), odd = and_int(shift_right<16>(b), set1_int(1));
+  const Vi rounded = add_int(b, add_int(set1_int(0x7fff), odd));
+  const Vf quiet = as_float(or_int(b, set1_int(0x00400000)));
+  return and_int(as_int(select(is_nan(x), quiet, as_float(rounded))), set1_int(static_cast<int32_t>(0xffff0000u)));
+}
+
+// Two vectors of bfloat16 as floats side by side, in the low and in the high halves of words.
+INLINE Vi paired(Vi low, Vi high) { return or_int(shift_right<16>(low), high); }

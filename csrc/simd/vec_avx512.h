@@ -126,6 +126,9 @@ constexpr bool kDotHalves = true;
 INLINE Vf dot_halves(Vf acc, Vi a, Vi b) {
   return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(raw(a)), reinterpret_cast<__m512bh>(raw(b)));
 }
+INLINE Vi round_pairs(Vf a, Vf b) {
+  return cooked(_mm512_rol_epi32(reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a)), 16));
+}
 #else
 constexpr bool kDotHalves = false;
 #endif

@@ -231,7 +231,14 @@ _RNN_MATRICES = ("weight_ih", "weight_hh")
 _PROJECTIONS = ("weight_a", "bias_a?", "weight_b", "bias_b?", "weight_c?", "bias_c?")
 _GATED = ("weight_gate", "bias_gate?", "weight_up", "bias_up?")
 _HEADS: dict[str, Attr | type] = {"heads": int, "kv_heads": int, "scale": float, "layer": int}
-_SELF: dict[str, Attr | type] = {"causal": 0, "cache": -1, "softcap": 0.0, "window_left": -1, "window_right": -1}
+_SELF: dict[str, Attr | type] = {
+    "causal": 0,
+    "cache": -1,
+    "softcap": 0.0,
+    "window_left": -1,
+    "window_right": -1,
+    "rounded": 0,  # products of bfloat16
+}
 _BIAS: dict[str, Attr | type] = {"buckets": 0, "max_distance": 0, "bidirectional": 0}
 
 OPS: dict[str, Op] = {

@@ -14,8 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastattn.reference.quantized import to_bfloat16
+
 Array = NDArray[Any]
 Window = tuple[int | None, int | None]
+
+BLOCK = 256  # keys whose powers of a softmax the engine takes beside their own largest
+LOG2E = np.float32(1.44269504)
 
 
 def softmax(x: ArrayLike, axis: int = -1) -> Array:
@@ -33,17 +38,42 @@ def softmax(x: ArrayLike, axis: int = -1) -> Array:
     return np.asarray(e / np.where(total == 0, 1, total))
 
 
-def attend(q: Array, k: Array, v: Array, bias: Array | None, scale: float, softcap: float) -> tuple[Array, Array]:
+def rounded_weights(scores: Array) -> Array:
+    """softmax(scores) [..., S] with each power e^(score - largest) rounded to bfloat16 beside the largest of its block of BLOCK
+    keys, as the engine takes them to the values; the sum that divides them is of powers that are not rounded.
+
+    >>> rounded_weights(np.log(np.array([1.0, 3.0, 4.0]))).tolist()
+    [0.125, 0.375, 0.5]
+    """
+    keys = scores.shape[-1]
+    edges = np.arange(0, keys, BLOCK)
+    top = np.maximum.reduceat(scores, edges, -1)
+    top = np.where(np.isneginf(top), 0, top)
+    powers = np.exp(scores - np.repeat(top, BLOCK, -1)[..., :keys])
+    scales = np.exp(top - top.max(-1, keepdims=True))
+    total = (np.add.reduceat(powers, edges, -1) * scales).sum(-1, keepdims=True)
+    return to_bfloat16(powers) * np.repeat(scales, BLOCK, -1)[..., :keys] / np.where(total == 0, 1, total)
+
+
+def attend(
+    q: Array, k: Array, v: Array, bias: Array | None, scale: float, softcap: float, rounded: bool = False
+) -> tuple[Array, Array]:
     """softmax(softcap(scale · q kᵀ) + bias) v, and the softmax.
 
     q [..., H, T, D], k [..., G, S, D], v [..., G, S, Dv], bias broadcast to [..., H, T, S] with -inf where a key is not
     seen. H is a multiple of G: each group of H / G query heads shares one key/value head.
+    rounded: the two products multiply bfloat16, the queries being rounded times scale · log2 e.
     """
     *lead, heads, queries, size = q.shape
     groups, keys = k.shape[-3:-1]
     grouped = (*lead, groups, heads // groups, queries)  # [..., G, H / G, T]
     # scale is a Python float, so it does not widen float32; on q, not on the scores, as [T, D] is the smaller matrix
-    scores = np.matmul((q * scale).reshape(*grouped, size), k[..., None, :, :].swapaxes(-1, -2))
+    if rounded:
+        factor = float(np.float32(scale) * LOG2E)
+        q, k, v, scale = to_bfloat16(q * factor), to_bfloat16(k), to_bfloat16(v), float(1 / LOG2E)
+        scores = np.matmul(q.reshape(*grouped, size), k[..., None, :, :].swapaxes(-1, -2)) * scale
+    else:
+        scores = np.matmul((q * scale).reshape(*grouped, size), k[..., None, :, :].swapaxes(-1, -2))
     scores = scores.reshape(*lead, heads, queries, keys)
     if softcap:
         scores = np.tanh(scores / softcap) * softcap
@@ -51,7 +81,8 @@ def attend(q: Array, k: Array, v: Array, bias: Array | None, scale: float, softc
         # not scores + bias: an overflow or NaN in the score of a key that is not seen must not be seen either
         scores = np.where(np.isneginf(bias), q.dtype.type(-np.inf), scores + bias)
     weights = softmax(scores)
-    context = np.matmul(weights.reshape(*grouped, keys), v[..., None, :, :])
+    factors = rounded_weights(scores) if rounded else weights
+    context = np.matmul(factors.reshape(*grouped, keys), v[..., None, :, :])
     return context.reshape(*lead, heads, queries, v.shape[-1]), weights
 
 

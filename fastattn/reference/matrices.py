@@ -79,7 +79,7 @@ class Rounded:
 
     def product(self, x: Array) -> Array:
         """x [rows, I], rounded, times the transpose: [rows, O] in the type of x."""
-        return to_bfloat16(x).astype(x.dtype) @ self.values.T
+        return to_bfloat16(x) @ self.values.T
 
 
 Matrix = Array | Rounded | Quantized

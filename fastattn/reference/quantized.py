@@ -23,14 +23,14 @@ INT4_STEPS = (-8.0, -7.5, -8.5, -9.0, -7.0, 7.0, 7.5, 8.0)
 
 
 def to_bfloat16(x: Array) -> Array:
-    """The nearest bfloat16 as float32, ties to even.
+    """The nearest bfloat16, ties to even, in the dtype of x.
 
     >>> to_bfloat16(np.array([1.0, 1.00390625, 3.14159265], np.float32)).tolist()
     [1.0, 1.0, 3.140625]
     """
     bits = np.asarray(x, np.float32).view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
-    return np.where(np.isnan(x), np.float32(np.nan), rounded.view(np.float32))
+    return np.where(np.isnan(x), np.float32(np.nan), rounded.view(np.float32)).astype(x.dtype)
 
 
 def quantize_rows(x: Array) -> tuple[Array, Array]:

@@ -16,6 +16,7 @@ import numpy as np
 from fastattn.errors import InputError
 from fastattn.reference.dense import Array, as_bias, attend, softmax, visible
 from fastattn.reference.ops import gru_gates, linear, lstm_gates, project
+from fastattn.reference.quantized import to_bfloat16
 
 KeysValues = tuple[Array, Array]  # of one sequence: [G, S, D], [G, S, Dv]
 
@@ -102,11 +103,9 @@ def round_cached(x: Array, cache_type: str) -> Array:
     """
     if cache_type == "float32":
         return x
-    small = x.astype(np.float32)
     if cache_type == "bfloat16":
-        bits = small.view(np.uint32)
-        nearest = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
-        return np.where(np.isnan(small), small, nearest.view(np.float32)).astype(x.dtype)
+        return to_bfloat16(x)
+    small = x.astype(np.float32)
     largest = np.abs(small).max(-1, keepdims=True, initial=0)
     scale = np.where(largest < 2.0**-100, np.float32(0), largest / np.float32(127))
     finite = np.isfinite(small).all(-1, keepdims=True)
@@ -177,6 +176,7 @@ def attention(
     softcap: float,
     window_left: int,
     window_right: int,
+    rounded: int,
     buckets: int,
     max_distance: int,
     bidirectional: int,
@@ -210,7 +210,8 @@ def attention(
             distance = np.arange(keys.shape[1]) - positions[:, None]
             added = distance_bias(distance, bias_table, slopes, max_distance, bool(bidirectional))
             bias = added if bias is None else added + bias
-        context, weight = attend(_heads(q[rows], heads), keys, values, bias, float(scale), float(softcap))
+        query = _heads(q[rows], heads)
+        context, weight = attend(query, keys, values, bias, float(scale), float(softcap), bool(rounded))
         out.append(context.swapaxes(0, 1).reshape(context.shape[1], -1))
         weights.append(weight)
     step.record("self", layer, weights)
