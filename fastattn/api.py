@@ -65,11 +65,11 @@ def load(
     """Loads a model: a directory or file in a supported format, or the name of a bundled model.
 
     compute_type: "float32" (the default; what 16 bits hold exactly takes half the memory), "bfloat16", "int8" or "int4": how
-    matrices are kept, see docs/accuracy.md; a converted model has its own. cache_type: "float32", "bfloat16" or "int8" (a scale
-    for each token and head): how keys and values are kept while generating, those of the encoded input too. num_threads:
-    threads of one call, default `get_num_threads()`. backend: "native", or "reference", plain NumPy. progress: called while
-    weights are packed with how many parameters are done and how many there are. Raises LoadError naming the file or tensor
-    at fault, OptionError for a bad option.
+    matrices are kept and multiplied, see docs/accuracy.md; a converted model has its own. cache_type: "float32", "bfloat16"
+    or "int8" (a scale for each token and head): how keys and values are kept while generating, those of the encoded input
+    too. num_threads: threads of one call, default `get_num_threads()`. backend: "native", or "reference", plain NumPy.
+    progress: called while weights are packed with how many parameters are done and how many there are. Raises LoadError
+    naming the file or tensor at fault, OptionError for a bad option.
 
     >>> load("en-fr-bahdanau").generate("I am eating an apple").text
     'je mange une pomme'
@@ -167,7 +167,7 @@ class Model:
     # --- sessions -------------------------------------------------------------------------------------------------------
 
     def _backend(self, assembly: Assembly, progress: Progress | None) -> Callable[[int], Session]:
-        graphs = assembly.graphs(self.compute_type)
+        graphs = self._graphs = assembly.graphs(self.compute_type)
         if self.backend == "reference":
             from fastattn.reference import ReferenceSession
 
@@ -403,7 +403,7 @@ class Model:
         """What a step runs, "encoder" (where there is one) and "decoder", after the fusion passes; print them."""
         from fastattn.passes import optimise
 
-        return {name: optimise(graph) for name, graph in self._architecture.graphs.items()}
+        return {name: optimise(graph) for name, graph in self._graphs.items()}
 
     def profile(self, inputs: Any = None, **options: Any) -> Profile:
         """Where the time goes when `generate` decodes this: an entry per op, as `fastattn.profile.Profile`; print it.

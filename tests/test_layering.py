@@ -56,7 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "conversion": API,
     "text": GRAPH,
     "attention_map": set(),
-    "passes": {"graph"},
+    "passes": {"graph", "ops"},
     "roofline": {"_native"},
     "profile": GRAPH | {"runtime", "roofline"},
     "reference": set(),

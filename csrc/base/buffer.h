@@ -17,17 +17,18 @@ namespace fastattn {
 
 inline std::atomic<int64_t> allocation_count{0};
 
+constexpr size_t kHugePage = size_t{2} << 20;  // bytes
+
 // 64-byte aligned memory, to be given to free(); throws std::bad_alloc. Large ones stand in huge pages where the system
 // has them on offer: a walk through weights or a long cache then finds its addresses without looking pages up.
 inline void* aligned_memory(size_t bytes) {
-  constexpr size_t kHuge = size_t{2} << 20;
-  if (bytes > SIZE_MAX - kHuge) throw std::bad_alloc();
-  const size_t alignment = bytes >= kHuge ? kHuge : 64;
+  if (bytes > SIZE_MAX - kHugePage) throw std::bad_alloc();
+  const size_t alignment = bytes >= kHugePage ? kHugePage : 64;
   void* memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
   if (!memory && bytes) throw std::bad_alloc();
 #if defined(__linux__)
   // Whole ones only: the rest of the last would be taken for nothing. It is advice, and may be refused.
-  if (alignment == kHuge) madvise(memory, bytes / kHuge * kHuge, MADV_HUGEPAGE);
+  if (alignment == kHugePage) madvise(memory, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
 #endif
   allocation_count.fetch_add(1, std::memory_order_relaxed);
   return memory;

@@ -31,6 +31,7 @@ bool Plan::update(const Program& program, const Frame& frame, int num_threads) {
   double flops = 0;
   for (size_t i = 0; i < needs_.size(); ++i) {
     const Node& node = program.nodes[i];
+    // Needs of ops that pack for others depend on frame.kernel, too: those are `kept`.
     if (!same || node.op->reach == Reach::kept) needs_[i] = node.op->needs(node, frame);
     shared = std::max(shared, needs_[i].shared);
     per_thread = std::max(per_thread, rounded(needs_[i].per_thread));

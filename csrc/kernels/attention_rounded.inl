@@ -2,15 +2,15 @@
 // A product of two is exact in float32, so pairs and floats give the same sums: see linear_bfloat16.inl. `l` sums
 // powers before they are rounded.
 //
-// Pages are [D][16] and [16][ld] of Nearest, or [D / 2][16] and [8][ld] of Pair, of neighbours along the sum. Zeros
-// stand behind the last d, token and column. All values of a page take part, with weight 0 where a row does not see the
-// key.
+// Pages are [D][16] and [16][ld] of Nearest, or [(D + 1) / 2][16] and [8][ld] of Pair, of neighbours along the sum.
+// Zeros stand behind the last d, token and column. All values of a page take part, with weight 0 where a row does not
+// see the key.
 
 void attention_rounded(const AttentionArgs* args) { attention(args); }
 
 int64_t rounded_page_bytes(int64_t width) { return page_size(DType::rounded, width); }
 
-// One row of a page, of the rows that it holds.
+// A vector of a row of a page, from vectors of the rows that it holds.
 INLINE void store_row(Nearest* page, const Vf (&x)[1]) { store_int(page, nearest_bfloat16(x[0])); }
 INLINE void store_row(Pair* page, const Vf (&x)[2]) {
   store_int(page, paired(nearest_bfloat16(x[1]), nearest_bfloat16(x[0])));

@@ -40,7 +40,7 @@ INLINE PageOfRows after_values(const AttentionArgs& args, const RowGroup& group,
 template <class T>
 INLINE int64_t pages_ahead(const AttentionArgs& args, int64_t width) {
   const int64_t bytes = args.ldk && !args.near ? kBytesTouched : kBytesAhead;
-  return maximum(1, bytes / (kPage * maximum(width, 1) * int64_t(sizeof(T))));
+  return maximum(1, bytes * kTerms<T> / (kPage * maximum(width, 1) * int64_t(sizeof(T))));
 }
 
 // Which lines of `next`, read `ahead` pages of rows of `width` after `page`, are prefetched: few between neighbours in

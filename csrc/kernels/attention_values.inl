@@ -23,22 +23,23 @@ INLINE void add_values(Vf (&acc)[R][V], const AttentionArgs& args, const RowGrou
     const int n = static_cast<int>(minimum(kPage - j % kPage, to - from));
     const T* values = static_cast<const T*>(args.v_pages[j / kPage]) + j % kPage / kTerms<T> * args.ldv + column;
     const float* p = &tile.p[r0][from / kTerms<T>];
-    if (!is_rounded<T> && V == 1 && column + kLanes > args.ldv) {  // reading a whole vector would leave the page
-      if constexpr (!is_rounded<T>) {
+    if constexpr (!is_rounded<T>) {                // those have whole vectors
+      if (V == 1 && column + kLanes > args.ldv) {  // reading a whole one would leave the page
         for (int i = 0; i < n; ++i)
           store(copy + i * kLanes, load_first(values + i * args.ldv, static_cast<int>(args.ldv - column)));
         const float* const copies[V] = {copy};
         multiply<kBlock, 1>(acc, p, copies, kLanes, n);
+        from += n;
+        continue;
       }
+    }
+    const T* columns[V];
+    for (int v = 0; v < V; ++v) columns[v] = values + v * kLanes;
+    if (!group.pages || (R == 1 && args.near && !args.ldk)) {
+      multiply<kBlock, 1>(acc, p, columns, args.ldv, n / kTerms<T>);
     } else {
-      const T* columns[V];
-      for (int v = 0; v < V; ++v) columns[v] = values + v * kLanes;
-      if (!group.pages || (R == 1 && args.near && !args.ldk)) {
-        multiply<kBlock, 1>(acc, p, columns, args.ldv, n / kTerms<T>);
-      } else {
-        const After<V> after = values_after<T, V>(args, group, j, column);
-        multiply<kBlock, 1>(acc, p, columns, args.ldv, n / kTerms<T>, after);
-      }
+      const After<V> after = values_after<T, V>(args, group, j, column);
+      multiply<kBlock, 1>(acc, p, columns, args.ldv, n / kTerms<T>, after);
     }
     from += n;
   }
@@ -61,29 +62,26 @@ void add_own_values(Vf (&acc)[1][V], const AttentionArgs& args, const RowGroup& 
 
 template <class T>
 bool finite_values(const AttentionArgs& args, const BlockTile& tile, int from, int to) {
-  if constexpr (is_int8<T> || is_rounded<T>) {
-    return true;  // codes are; rounded ones must be
-  } else {
-    const Vf zero = set1(0.0f);
-    Vf a = zero, b = zero;  // sums of products with zero: NaN if anything is not finite
-    for (int64_t j = tile.begin + from; j < tile.begin + to; ++j) {
-      const T* v = static_cast<const T*>(args.v_pages[j / kPage]) + j % kPage * args.ldv;
-      int64_t c = 0;
-      for (; c + 2 * kLanes <= args.Dv; c += 2 * kLanes) {
-        a = fma(load(v + c), zero, a);
-        b = fma(load(v + c + kLanes), zero, b);
-      }
-      for (; c < args.Dv; ++c) a = fma(set1(as_number(v[c])), zero, a);
+  if (is_int8<T>) return true;  // codes are
+  const Vf zero = set1(0.0f);
+  Vf a = zero, b = zero;  // sums of products with zero: NaN if anything is not finite
+  for (int64_t j = tile.begin + from; j < tile.begin + to; ++j) {
+    const T* v = static_cast<const T*>(args.v_pages[j / kPage]) + j % kPage * args.ldv;
+    int64_t c = 0;
+    for (; c + 2 * kLanes <= args.Dv; c += 2 * kLanes) {
+      a = fma(load(v + c), zero, a);
+      b = fma(load(v + c + kLanes), zero, b);
     }
-    return !bits(is_nan(a + b));
+    for (; c < args.Dv; ++c) a = fma(set1(as_number(v[c])), zero, a);
   }
+  return !bits(is_nan(a + b));
 }
 
 // Whether the rows may share the walk over the values: they do if they see the same keys, and also if what some of them
 // do not see is finite, for fma(0, v, o) = o.
 template <class T>
 bool rows_share_values(const AttentionArgs& args, const BlockTile& tile, int rows) {
-  if (tile.even || is_rounded<T>) return true;
+  if (tile.even) return true;
   int from = tile.seen_from, to = tile.seen_to;  // all rows see the keys between
   for (int r = 0; r < rows; ++r) {
     if (tile.mask[r] || tile.from[r] >= tile.to[r]) return finite_values<T>(args, tile, tile.seen_from, tile.seen_to);
@@ -208,7 +206,11 @@ INLINE void value_block_of(const AttentionArgs& args, const RowGroup& group, Blo
   if constexpr (R > 1) {
     if (group.rows < R) return value_block_of<T, R - 1>(args, group, tile, to);
   }
-  tile.shared = rows_share_values<T>(args, tile, R);
+  if constexpr (is_rounded<T>) {  // all values take part
+    tile.shared = true;
+  } else {
+    tile.shared = rows_share_values<T>(args, tile, R);
+  }
   constexpr int V = widest(R, 2 * kTileColumns);
   if constexpr (is_float<T>) {
     // All columns at once where they do not make up one tile, and where lines are touched.

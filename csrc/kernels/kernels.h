@@ -97,6 +97,7 @@ struct BFloat16 {
 struct Float16 {  // IEEE 754 binary16
   uint16_t bits;
 };
+// Of rounded pages KernelTable::rounded_page_bytes tells.
 constexpr int64_t page_bytes(DType type, int64_t width) {
   return round_up(type == DType::float32    ? kPage * width * 4
                   : type == DType::bfloat16 ? kPage * width * 2
@@ -107,8 +108,8 @@ constexpr int64_t page_scales(int64_t width) { return kPage * width; }  // of an
 
 // Query rows that share one key/value head. Row r sees keys lo[r] <= j < hi[r]; lo >= hi means nothing, which gives
 // zeros. The result of a row depends on that row alone: not on `rows`, nor on keys and values outside [lo, hi) or
-// masked by a bias of -inf, which may be garbage. Pages from the smallest lo to the largest hi of the call must exist;
-// others may be null.
+// masked by a bias of -inf, which may be garbage (but for rounded pages: all their values are to be finite). Pages from
+// the smallest lo to the largest hi of the call must exist; others may be null.
 struct AttentionArgs {
   int rows;
   int64_t D, Dv;

@@ -416,7 +416,7 @@ void run_uncached(const Node& n, Frame& f, Team& team) {
         if (!writers.mine()) continue;
         const int64_t rows = std::min<int64_t>(kPage, T - p * kPage);
         room.pack(k + p * kPage * ldk + g * a.D, ldk, values_at(s, g, p), ldv, rows, room.keys(first, count, g, p),
-                  room.values(first, count, g, p));
+                  room.copied ? room.values(first, count, g, p) : nullptr);
       }
     first += count;
   }

@@ -52,7 +52,8 @@ inline int threads_for(double work) {
 class Scratch {
  public:
   explicit Scratch(int64_t floats) {
-    local().resize(static_cast<size_t>(floats > kSmall ? std::max(floats, kHugePage) : floats));
+    const size_t wanted = static_cast<size_t>(floats);
+    local().resize(wanted > kSmall ? std::max(wanted, kHugePage / sizeof(float)) : wanted);
     next_ = local().data();
   }
   Scratch(const Scratch&) = delete;
@@ -72,9 +73,9 @@ class Scratch {
 
  private:
   static constexpr size_t kKeep = 4u << 20;  // floats
-  // What is read again and again gets a huge page: lines of small ones, wherever these happen to lie in memory, may
-  // crowd into few sets of the second-level cache.
-  static constexpr int64_t kSmall = 16 << 10, kHugePage = 512 << 10;
+  // From here on a huge page is asked for, of each thread that calls: attention reads packed keys again and again, and
+  // lines of small pages, wherever these happen to lie in memory, may crowd into few sets of the second-level cache.
+  static constexpr size_t kSmall = 16u << 10;  // floats
   static Buffer<float>& local() {
     static thread_local Buffer<float> buffer;
     return buffer;

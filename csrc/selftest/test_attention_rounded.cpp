@@ -26,17 +26,22 @@ struct Pages {
   float* last() { return memory.back().data(); }
 };
 
+enum class Bias { none, added, masking };
+
 struct Problem {
   int rows;
   int64_t S, D, Dv;
-  bool causal, biased;
+  bool causal;
+  Bias kind;
+  int64_t first = 0;  // key that is seen
+  float softcap = 0;
   int64_t ldv = round_up(Dv, kPage);
   Array q = random_array(rows * D), k = random_array(S * D), v = random_array(S * Dv), bias = random_array(rows * S);
   Pages keys, values;
   std::vector<const float*> q_rows, bias_rows;
   std::vector<int64_t> lo, hi;
 
-  void pack() {
+  void prepare() {
     for (int64_t t = 0; t < S; t += kPage) {
       const int count = static_cast<int>(std::min<int64_t>(kPage, S - t));
       keys.add(kernels().rounded_page_bytes(D));
@@ -44,9 +49,14 @@ struct Problem {
       values.add(kernels().rounded_page_bytes(ldv));
       kernels().round_values(v + t * Dv, Dv, count, Dv, values.last(), ldv);
     }
+    // Some keys, the whole first block for one row in three, and all keys for another.
+    for (int64_t i = 0; kind == Bias::masking && i < rows * S; ++i) {
+      const int64_t r = i / S, j = i % S;
+      if ((r + j) % 5 == 0 || (r % 3 == 1 && j < kBlock) || r % 7 == 2) bias[i] = -INFINITY;
+    }
     for (int r = 0; r < rows; ++r) {
       q_rows.push_back(q + r * D), bias_rows.push_back(bias + r * S);
-      lo.push_back(0), hi.push_back(causal ? std::max<int64_t>(S - rows + r + 1, 0) : S);
+      lo.push_back(first), hi.push_back(causal ? std::max<int64_t>(S - rows + r + 1, 0) : S);
     }
   }
 
@@ -61,58 +71,75 @@ struct Problem {
             ldv,
             lo.data(),
             hi.data(),
-            biased ? bias_rows.data() : nullptr,
+            kind == Bias::none ? nullptr : bias_rows.data(),
             kScale,
-            0.0f,
+            softcap,
             out,
             weights,
             scratch,
             DType::rounded};
   }
 
-  // The powers of row r, not divided by their sum.
-  std::vector<double> powers(int r) const {
+  // Scores of row r, to base 2; -inf where it sees nothing.
+  std::vector<double> scores(int r) const {
     const float scale = kScale * 1.44269502f;
-    std::vector<double> s;
-    for (int64_t j = 0; j < hi[size_t(r)]; ++j) {
+    const double log2e = 1.4426950408889634;
+    std::vector<double> s(size_t(S), -INFINITY);
+    for (int64_t j = lo[size_t(r)]; j < hi[size_t(r)]; ++j) {
       double dot = 0;
       for (int64_t d = 0; d < D; ++d)
         dot += double(nearest_bfloat16(q[r * D + d] * scale)) * double(nearest_bfloat16(k[j * D + d]));
-      s.push_back(dot + (biased ? double(bias[r * S + j]) * 1.4426950408889634 : 0.0));
+      if (softcap > 0) dot = double(softcap) * log2e * std::tanh(dot / (double(softcap) * log2e));
+      s[size_t(j)] = dot + (kind == Bias::none ? 0.0 : double(bias[r * S + j]) * log2e);
     }
-    const double most = s.empty() ? 0.0 : *std::max_element(s.begin(), s.end());
-    for (double& x : s) x = std::exp2(x - most);
     return s;
   }
 };
 
-// Powers are rounded to the nearest bfloat16, by at most 2^-8 of themselves; their sum is not.
+// A power is the nearest bfloat16 beside the largest of its block; only where it lies next to a tie may it be the other
+// one. `l` sums powers as they are.
 void check_row(const Problem& a, int r, const float* out, const float* weights) {
-  const std::vector<double> p = a.powers(r);
-  double total = 0;
-  for (double x : p) total += x;
+  const std::vector<double> s = a.scores(r);
+  const double most = *std::max_element(s.begin(), s.end());
   const double own = (double(a.D) + double(a.S) + 32) * kEps * 16;
+  const double near = (double(a.D) + 16) * kEps * 16;  // what a power may err by itself
+  double total = 0;
+  std::vector<double> p(s.size()), factor(s.size()), doubt(s.size());
+  for (size_t j = 0; j < s.size(); ++j) {
+    if (s[j] == -INFINITY) continue;
+    const size_t block = j / kBlock * kBlock;
+    const double top = *std::max_element(s.begin() + long(block), s.begin() + long(std::min(s.size(), block + kBlock)));
+    p[j] = std::exp2(s[j] - most);
+    total += p[j];
+    const double power = std::exp2(s[j] - top), low = nearest_bfloat16(float(power * (1 - near))),
+                 high = nearest_bfloat16(float(power * (1 + near)));
+    factor[j] = (low + high) / 2 * std::exp2(top - most), doubt[j] = (high - low) / 2 * std::exp2(top - most);
+  }
   for (int64_t c = 0; c < a.Dv; ++c) {
-    double sum = 0, size = 0;
+    double sum = 0, size = 0, bound = 0;
     for (size_t j = 0; j < p.size(); ++j) {
       const double v = nearest_bfloat16(a.v[int64_t(j) * a.Dv + c]);
-      sum += p[j] * v, size += p[j] * std::fabs(v);
+      sum += factor[j] * v, size += p[j] * std::fabs(v), bound += doubt[j] * std::fabs(v);
     }
-    const double want = p.empty() ? 0.0 : sum / total, bound = p.empty() ? 0.0 : size / total * (0x1p-8 + own) + own;
-    report(within(out[c], want, bound), "rounded, rows=%d S=%ld D=%ld Dv=%ld: %g, want %g", a.rows, long(a.S),
+    const double want = total > 0 ? sum / total : 0.0;
+    if (total > 0) bound = (bound + size * own) / total;
+    report(within(out[c], want, bound + own), "rounded, rows=%d S=%ld D=%ld Dv=%ld: %g, want %g", a.rows, long(a.S),
            long(a.D), long(a.Dv), out[c], want);
   }
-  for (size_t j = 0; j < p.size(); ++j)
-    report(within(weights[j], p[j] / total, own), "weight of a rounded row: %g, want %g", weights[j], p[j] / total);
+  for (size_t j = 0; j < p.size(); ++j) {
+    const double want = total > 0 ? p[j] / total : 0.0;
+    report(within(weights[j], want, want > 0 ? own : 0.0), "weight of a rounded row: %g, want %g", weights[j], want);
+  }
 }
 
-void check(int rows, int64_t S, int64_t D, int64_t Dv, bool causal, bool biased) {
-  Problem a = {rows, S, D, Dv, causal, biased};
-  a.pack();
-  const Array out(rows * Dv), again(rows * Dv), weights(rows * S), scratch(attention_scratch(rows, D));
+void check(Problem a) {
+  a.prepare();
+  const int rows = a.rows;
+  const Array out(rows * a.Dv), again(rows * a.Dv), weights(rows * a.S), scratch(attention_scratch(rows, a.D));
+  weights.fill(7.0f);
   std::vector<float*> to, again_to, weights_to;
   for (int r = 0; r < rows; ++r)
-    to.push_back(out + r * Dv), again_to.push_back(again + r * Dv), weights_to.push_back(weights + r * S);
+    to.push_back(out + r * a.Dv), again_to.push_back(again + r * a.Dv), weights_to.push_back(weights + r * a.S);
   const AttentionArgs all = a.args(to.data(), scratch, weights_to.data());
   kernels().attention_rounded(&all);
   for (int r = 0; r < rows; ++r) check_row(a, r, to[size_t(r)], weights_to[size_t(r)]);
@@ -123,7 +150,21 @@ void check(int rows, int64_t S, int64_t D, int64_t Dv, bool causal, bool biased)
     if (one.bias) one.bias += r;
     kernels().attention_rounded(&one);
   }
-  report(same_bits(out, again, rows * Dv), "%d rounded rows alone, S=%ld D=%ld", rows, long(S), long(D));
+  report(same_bits(out, again, rows * a.Dv), "%d rounded rows alone, S=%ld D=%ld", rows, long(a.S), long(a.D));
+}
+
+// A NaN in a query is in its row and in no other.
+void check_nan() {
+  Problem a = {5, 40, 16, 16, false, Bias::none};
+  a.q[2 * a.D + 3] = NAN;
+  a.prepare();
+  const Array out(a.rows * a.Dv), scratch(attention_scratch(a.rows, a.D));
+  std::vector<float*> to;
+  for (int r = 0; r < a.rows; ++r) to.push_back(out + r * a.Dv);
+  const AttentionArgs args = a.args(to.data(), scratch);
+  kernels().attention_rounded(&args);
+  for (int64_t i = 0; i < a.rows * a.Dv; ++i)
+    report(std::isnan(out[i]) == (i / a.Dv == 2), "NaN of row 2 in row %ld", long(i / a.Dv));
 }
 
 }  // namespace
@@ -132,11 +173,15 @@ void test_attention_rounded() {
   for (int rows : {1, 2, 7, 12, 13, 40})
     for (int64_t S : {1, 2, 15, 16, 33, 255, 256, 257, 700})
       for (const bool causal : {false, true})
-        for (const bool biased : {false, true}) {
-          check(rows, S, 16, 16, causal, biased);
-          check(rows, S, 5, 33, causal, biased);
-          if (S <= 257) check(rows, S, 64, 100, causal, biased);
+        for (const Bias bias : {Bias::none, Bias::added, Bias::masking}) {
+          check({rows, S, 16, 16, causal, bias});
+          check({rows, S, 33, 33, causal, bias, S / 3});
+          if (S <= 257) check({rows, S, 64, 100, causal, bias, 0, 1.5f});
         }
+  check({200, 300, 64, 64, false, Bias::none});
+  check({13, 2600, 65, 272, false, Bias::added});
+  check({2, 2600, 5, 48, false, Bias::none});
+  check_nan();
 }
 
 }  // namespace fastattn::selftest

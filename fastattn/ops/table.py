@@ -167,7 +167,13 @@ def _attention(inputs: Sequence[Value], shapes: Shapes, attrs: Attrs) -> Result:
         q.cols % heads == 0 and q.cols // heads * kv == k.cols, f"attention: q {q.cols}, k {k.cols}, heads {heads}/{kv}"
     )
     _distance_bias(shapes, attrs, heads)
+    _expect(not attrs["rounded"] or sees_all(attrs), f"attention: rounded, but not all keys are seen: {dict(attrs)}")
     return [(q.rows, v.cols // kv * heads)]
+
+
+def sees_all(attrs: Attrs) -> bool:
+    """Whether an `attention` keeps no keys and its rows see all of their sequence."""
+    return attrs["cache"] == attrs["window_left"] == attrs["window_right"] == -1 and not attrs["causal"]
 
 
 def _distance_bias(shapes: Shapes, attrs: Attrs, heads: int) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fastattn.graph import Graph, Node
+from fastattn.graph import Graph
+from fastattn.ops.table import sees_all
 
 
 def round_attention(graph: Graph) -> Graph:
@@ -14,16 +15,8 @@ def round_attention(graph: Graph) -> Graph:
 
     Not one of `PASSES`, as results change: docs/decisions/bfloat16-attention.md.
     """
-    return replace(graph, nodes=[_rounded(node) if _sees_all(node) else node for node in graph.nodes])
-
-
-def _sees_all(node: Node) -> bool:
-    if node.op != "attention":
-        return False
-    attrs = node.attrs
-    unbounded = attrs["window_left"] == attrs["window_right"] == -1
-    return attrs["cache"] == -1 and not attrs["causal"] and unbounded
-
-
-def _rounded(node: Node) -> Node:
-    return replace(node, attrs={**node.attrs, "rounded": 1})
+    nodes = [
+        replace(node, attrs={**node.attrs, "rounded": 1}) if node.op == "attention" and sees_all(node.attrs) else node
+        for node in graph.nodes
+    ]
+    return replace(graph, nodes=nodes)

@@ -46,11 +46,13 @@ def rounded_weights(scores: Array) -> Array:
     [0.125, 0.375, 0.5]
     """
     keys = scores.shape[-1]
+    if keys == 0:
+        return scores
     edges = np.arange(0, keys, BLOCK)
-    top = np.maximum.reduceat(scores, edges, -1)
-    top = np.where(np.isneginf(top), 0, top)
-    powers = np.exp(scores - np.repeat(top, BLOCK, -1)[..., :keys])
-    scales = np.exp(top - top.max(-1, keepdims=True))
+    tops = np.maximum.reduceat(scores, edges, -1)
+    most = tops.max(-1, keepdims=True)
+    scales = np.exp(tops - np.where(np.isneginf(most), 0, most))  # 0 for a block of nothing but -inf
+    powers = np.exp(scores - np.repeat(np.where(np.isneginf(tops), 0, tops), BLOCK, -1)[..., :keys])
     total = (np.add.reduceat(powers, edges, -1) * scales).sum(-1, keepdims=True)
     return to_bfloat16(powers) * np.repeat(scales, BLOCK, -1)[..., :keys] / np.where(total == 0, 1, total)
 
@@ -68,12 +70,12 @@ def attend(
     groups, keys = k.shape[-3:-1]
     grouped = (*lead, groups, heads // groups, queries)  # [..., G, H / G, T]
     # scale is a Python float, so it does not widen float32; on q, not on the scores, as [T, D] is the smaller matrix
+    after = 1.0
     if rounded:
-        factor = float(np.float32(scale) * LOG2E)
-        q, k, v, scale = to_bfloat16(q * factor), to_bfloat16(k), to_bfloat16(v), float(1 / LOG2E)
-        scores = np.matmul(q.reshape(*grouped, size), k[..., None, :, :].swapaxes(-1, -2)) * scale
+        q, k, v, after = to_bfloat16(q * float(np.float32(scale) * LOG2E)), to_bfloat16(k), to_bfloat16(v), math.log(2)
     else:
-        scores = np.matmul((q * scale).reshape(*grouped, size), k[..., None, :, :].swapaxes(-1, -2))
+        q = q * scale
+    scores = np.matmul(q.reshape(*grouped, size), k[..., None, :, :].swapaxes(-1, -2)) * after
     scores = scores.reshape(*lead, heads, queries, keys)
     if softcap:
         scores = np.tanh(scores / softcap) * softcap

@@ -120,7 +120,8 @@ def linear(
     [[1.01, 2.0]]
     """
     if dtype in ("float32", "bfloat16"):
-        y = (to_bfloat16(x) if dtype == "bfloat16" else np.asarray(x, np.float32)) @ dequantized(weight, dtype).T
+        given = np.asarray(x, np.float32)
+        y = (to_bfloat16(given) if dtype == "bfloat16" else given) @ dequantized(weight, dtype).T
     else:
         codes, scales = quantize_rows(x)
         y = _int8(codes, scales, weight) if dtype == "int8" else _int4(codes, scales, weight)
