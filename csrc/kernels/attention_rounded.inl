@@ -18,21 +18,17 @@ INLINE void store_row(Pair* page, const Vf (&x)[2]) {
 
 void round_keys(const float* k, int64_t ldk, int count, int64_t D, void* page) {
   constexpr int terms = kTerms<Rounded>;
-  alignas(64) float columns[kLanes][kPage];  // of kLanes d
-  for (int64_t d = 0; d < D; d += kLanes) {
+  for (int64_t d = 0; d < D; d += kLanes)
     for (int t = 0; t < kPage; t += kLanes) {
       Vf x[kLanes];
       for (int i = 0; i < kLanes; ++i) x[i] = t + i < count ? load_up_to(k + (t + i) * ldk + d, D - d) : set1(0.0f);
       transpose(x);
-      for (int i = 0; i < kLanes; ++i) store(columns[i] + t, x[i]);
-    }
-    for (int i = 0; i < kLanes && d + i < D; i += terms)
-      for (int t = 0; t < kPage; t += kLanes) {
-        Vf x[terms];
-        for (int j = 0; j < terms; ++j) x[j] = load(columns[i + j] + t);
-        store_row(static_cast<Rounded*>(page) + (d + i) / terms * kPage + t, x);
+      for (int i = 0; i < kLanes && d + i < D; i += terms) {
+        Vf row[terms];
+        for (int j = 0; j < terms; ++j) row[j] = x[i + j];
+        store_row(static_cast<Rounded*>(page) + (d + i) / terms * kPage + t, row);
       }
-  }
+    }
 }
 
 void round_values(const float* v, int64_t ldv, int count, int64_t Dv, void* page, int64_t ld) {

@@ -18,9 +18,9 @@ template <class T, int R, int V>
 INLINE void add_values(Vf (&acc)[R][V], const AttentionArgs& args, const RowGroup& group, const BlockTile& tile, int r0,
                        int from, int to, int64_t column) {
   alignas(64) float copy[V == 1 ? kPage * kLanes : 1];  // of a column group that ends at the end of the page's memory
-  while (from < to) {
+  for (int n; from < to; from += n) {
     const int64_t j = tile.begin + from;
-    const int n = static_cast<int>(minimum(kPage - j % kPage, to - from));
+    n = static_cast<int>(minimum(kPage - j % kPage, to - from));
     const T* values = static_cast<const T*>(args.v_pages[j / kPage]) + j % kPage / kTerms<T> * args.ldv + column;
     const float* p = &tile.p[r0][from / kTerms<T>];
     if constexpr (!is_rounded<T>) {                // those have whole vectors
@@ -29,7 +29,6 @@ INLINE void add_values(Vf (&acc)[R][V], const AttentionArgs& args, const RowGrou
           store(copy + i * kLanes, load_first(values + i * args.ldv, static_cast<int>(args.ldv - column)));
         const float* const copies[V] = {copy};
         multiply<kBlock, 1>(acc, p, copies, kLanes, n);
-        from += n;
         continue;
       }
     }
@@ -41,7 +40,6 @@ INLINE void add_values(Vf (&acc)[R][V], const AttentionArgs& args, const RowGrou
       const After<V> after = values_after<T, V>(args, group, j, column);
       multiply<kBlock, 1>(acc, p, columns, args.ldv, n / kTerms<T>, after);
     }
-    from += n;
   }
 }
 
@@ -187,13 +185,13 @@ template <class T, int R, int V>
 void value_columns(const AttentionArgs& args, const RowGroup& group, const BlockTile& tile, int64_t column,
                    const Destination& to) {
   for (; column + (V > 1 ? V * kLanes : 1) <= args.Dv; column += V * kLanes) {
-    if constexpr (is_rounded<T>) {
-      shared_columns<T, R, V>(args, group, tile, column, to);
-    } else if (tile.shared) {
-      shared_columns<T, R, V>(args, group, tile, column, to);
-    } else {
-      own_columns<T, V>(args, group, tile, column, to);
+    if constexpr (!is_rounded<T>) {  // of those all values take part
+      if (!tile.shared) {
+        own_columns<T, V>(args, group, tile, column, to);
+        continue;
+      }
     }
+    shared_columns<T, R, V>(args, group, tile, column, to);
   }
   if constexpr (V > 1) {
     if (column < args.Dv) value_columns<T, R, V / 2>(args, group, tile, column, to);
@@ -206,11 +204,7 @@ INLINE void value_block_of(const AttentionArgs& args, const RowGroup& group, Blo
   if constexpr (R > 1) {
     if (group.rows < R) return value_block_of<T, R - 1>(args, group, tile, to);
   }
-  if constexpr (is_rounded<T>) {  // all values take part
-    tile.shared = true;
-  } else {
-    tile.shared = rows_share_values<T>(args, tile, R);
-  }
+  if constexpr (!is_rounded<T>) tile.shared = rows_share_values<T>(args, tile, R);
   constexpr int V = widest(R, 2 * kTileColumns);
   if constexpr (is_float<T>) {
     // All columns at once where they do not make up one tile, and where lines are touched.

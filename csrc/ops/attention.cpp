@@ -147,16 +147,16 @@ struct Dealer {
 };
 
 // Writes `count` tokens into columns from `column` of a page, rounded to the layer's type.
-void append_rounded(const PagedLayer& layer, uint8_t* keys, uint8_t* values, int64_t column, const float* k,
-                    int64_t ldk, const float* v, int64_t ldv, int64_t count) {
+void append_rounded(const KernelTable& kernel, const PagedLayer& layer, uint8_t* keys, uint8_t* values, int64_t column,
+                    const float* k, int64_t ldk, const float* v, int64_t ldv, int64_t count) {
   const int64_t element = layer.type == DType::int8 ? 1 : 2;
   auto* key_scales = reinterpret_cast<float*>(keys + page_scales(layer.key_size));
   auto* value_scales = reinterpret_cast<float*>(values + page_scales(layer.value_size));
   for (int64_t i = 0; i < count; ++i) {
     const int64_t at = column + i;
-    kernels().cache_row(layer.type, k + i * ldk, layer.key_size, keys + at * element, kPage, key_scales + at);
-    kernels().cache_row(layer.type, v + i * ldv, layer.value_size, values + at * layer.value_size * element, 1,
-                        value_scales + at);
+    kernel.cache_row(layer.type, k + i * ldk, layer.key_size, keys + at * element, kPage, key_scales + at);
+    kernel.cache_row(layer.type, v + i * ldv, layer.value_size, values + at * layer.value_size * element, 1,
+                     value_scales + at);
   }
 }
 
@@ -173,11 +173,11 @@ void append(const Node& n, Frame& f, const PagedLayer& layer, PagePool& pool, co
     const int32_t page = pages[static_cast<size_t>(at / kPage)];
     uint8_t *keys = pool.keys(page, layer, g), *values = pool.values(page, layer, g);
     if (layer.type != DType::float32) {
-      append_rounded(layer, keys, values, column, k + t * ldk, ldk, v + t * ldv, ldv, count);
+      append_rounded(*f.kernel, layer, keys, values, column, k + t * ldk, ldk, v + t * ldv, ldv, count);
       t += count;
       continue;
     }
-    kernels().pack_keys(k + t * ldk, ldk, static_cast<int>(count), layer.key_size, reinterpret_cast<float*>(keys),
+    f.kernel->pack_keys(k + t * ldk, ldk, static_cast<int>(count), layer.key_size, reinterpret_cast<float*>(keys),
                         static_cast<int>(column));
     const size_t bytes = static_cast<size_t>(layer.value_size) * sizeof(float);
     for (int64_t i = 0; i < count; ++i)
@@ -241,13 +241,13 @@ void attend_family(const Node& n, const Heads& a, Frame& f, const Team& team, co
         rows.add(f.offsets[at(s)] + t, g * a.group + h, f.positions[at(s)] + t, total(s));
   const AttentionArgs together = rows.args(pages(family.first, family.blocks * kBlock, 0), 0, rows.count());
   const AttentionPart common{0, family.blocks, state, true, false};
-  kernels().attention_part(&together, &common);
+  f.kernel->attention_part(&together, &common);
   for (int64_t s = family.first, row = 0; s < family.last; ++s) {
     const int64_t end = row + f.length(s) * a.group;
     const Pages own = pages(s, total(s), family.blocks * (kBlock / kPage));
     const AttentionArgs alone = rows.args(own, static_cast<int>(row), static_cast<int>(end));
     const AttentionPart rest{family.blocks, INT64_MAX, state + 2 * row, false, true};
-    kernels().attention_part(&alone, &rest);
+    f.kernel->attention_part(&alone, &rest);
     row = end;
   }
 }
@@ -287,7 +287,7 @@ void run_split(const Node& n, const Heads& a, Frame& f, Team& team, const PagedL
     const Rows rows = rows_of(g);
     const Pages pages = pages_of(f, team, f.state->cache, layer, f.state->sequences[0].pages, g, total);
     const AttentionArgs args = rows.args(pages, 0, rows.count());
-    kernels().attention_partial(&args, mine.begin, mine.end, partials(g, mine.begin));
+    f.kernel->attention_partial(&args, mine.begin, mine.end, partials(g, mine.begin));
   }
   team.barrier();
   Dealer merging{team};
@@ -297,7 +297,7 @@ void run_split(const Node& n, const Heads& a, Frame& f, Team& team, const PagedL
     const AttentionArgs args = rows.args(Pages(f, team, total, layer.value_size), 0, rows.count());
     const int64_t ends[] = {0, blocks};
     const float* all = partials(g, 0);
-    kernels().attention_merge(&args, 1, ends, &all);
+    f.kernel->attention_merge(&args, 1, ends, &all);
   }
 }
 

@@ -15,6 +15,13 @@ float nearest_bfloat16(float x) {
   return x;
 }
 
+// What the products multiply, for the emulator rounded once.
+std::vector<double> rounded(const Array& x, float scale) {
+  std::vector<double> y(static_cast<size_t>(x.size()));
+  for (int64_t i = 0; i < x.size(); ++i) y[size_t(i)] = nearest_bfloat16(x[i] * scale);
+  return y;
+}
+
 struct Pages {
   std::vector<Array> memory;  // each has its guard behind the last element
   std::vector<const void*> pages;
@@ -40,8 +47,10 @@ struct Problem {
   Pages keys, values;
   std::vector<const float*> q_rows, bias_rows;
   std::vector<int64_t> lo, hi;
+  std::vector<double> q_rounded, k_rounded, v_rounded;
 
   void prepare() {
+    q_rounded = rounded(q, kScale * 1.44269502f), k_rounded = rounded(k, 1.0f), v_rounded = rounded(v, 1.0f);
     for (int64_t t = 0; t < S; t += kPage) {
       const int count = static_cast<int>(std::min<int64_t>(kPage, S - t));
       keys.add(kernels().rounded_page_bytes(D));
@@ -82,13 +91,12 @@ struct Problem {
 
   // Scores of row r, to base 2; -inf where it sees nothing.
   std::vector<double> scores(int r) const {
-    const float scale = kScale * 1.44269502f;
     const double log2e = 1.4426950408889634;
     std::vector<double> s(size_t(S), -INFINITY);
     for (int64_t j = lo[size_t(r)]; j < hi[size_t(r)]; ++j) {
+      const double *a = &q_rounded[size_t(r * D)], *b = &k_rounded[size_t(j * D)];
       double dot = 0;
-      for (int64_t d = 0; d < D; ++d)
-        dot += double(nearest_bfloat16(q[r * D + d] * scale)) * double(nearest_bfloat16(k[j * D + d]));
+      for (int64_t d = 0; d < D; ++d) dot += a[d] * b[d];
       if (softcap > 0) dot = double(softcap) * log2e * std::tanh(dot / (double(softcap) * log2e));
       s[size_t(j)] = dot + (kind == Bias::none ? 0.0 : double(bias[r * S + j]) * log2e);
     }
@@ -105,20 +113,21 @@ void check_row(const Problem& a, int r, const float* out, const float* weights) 
   const double near = (double(a.D) + 16) * kEps * 16;  // what a power may err by itself
   double total = 0;
   std::vector<double> p(s.size()), factor(s.size()), doubt(s.size());
-  for (size_t j = 0; j < s.size(); ++j) {
-    if (s[j] == -INFINITY) continue;
-    const size_t block = j / kBlock * kBlock;
-    const double top = *std::max_element(s.begin() + long(block), s.begin() + long(std::min(s.size(), block + kBlock)));
-    p[j] = std::exp2(s[j] - most);
-    total += p[j];
-    const double power = std::exp2(s[j] - top), low = nearest_bfloat16(float(power * (1 - near))),
-                 high = nearest_bfloat16(float(power * (1 + near)));
-    factor[j] = (low + high) / 2 * std::exp2(top - most), doubt[j] = (high - low) / 2 * std::exp2(top - most);
+  for (size_t block = 0; block < s.size(); block += kBlock) {
+    const size_t end = std::min(s.size(), block + kBlock);
+    const double top = *std::max_element(s.begin() + long(block), s.begin() + long(end)), back = std::exp2(top - most);
+    for (size_t j = block; j < end; ++j) {
+      if (s[j] == -INFINITY) continue;
+      const double power = std::exp2(s[j] - top), low = nearest_bfloat16(float(power * (1 - near))),
+                   high = nearest_bfloat16(float(power * (1 + near)));
+      p[j] = power * back, factor[j] = (low + high) / 2 * back, doubt[j] = (high - low) / 2 * back;
+      total += p[j];
+    }
   }
   for (int64_t c = 0; c < a.Dv; ++c) {
     double sum = 0, size = 0, bound = 0;
     for (size_t j = 0; j < p.size(); ++j) {
-      const double v = nearest_bfloat16(a.v[int64_t(j) * a.Dv + c]);
+      const double v = a.v_rounded[j * size_t(a.Dv) + size_t(c)];
       sum += factor[j] * v, size += p[j] * std::fabs(v), bound += doubt[j] * std::fabs(v);
     }
     const double want = total > 0 ? sum / total : 0.0;

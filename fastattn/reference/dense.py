@@ -70,12 +70,11 @@ def attend(
     groups, keys = k.shape[-3:-1]
     grouped = (*lead, groups, heads // groups, queries)  # [..., G, H / G, T]
     # scale is a Python float, so it does not widen float32; on q, not on the scores, as [T, D] is the smaller matrix
-    after = 1.0
     if rounded:
-        q, k, v, after = to_bfloat16(q * float(np.float32(scale) * LOG2E)), to_bfloat16(k), to_bfloat16(v), math.log(2)
+        q, k, v = to_bfloat16(q * float(np.float32(scale) * LOG2E)) * math.log(2), to_bfloat16(k), to_bfloat16(v)
     else:
         q = q * scale
-    scores = np.matmul(q.reshape(*grouped, size), k[..., None, :, :].swapaxes(-1, -2)) * after
+    scores = np.matmul(q.reshape(*grouped, size), k[..., None, :, :].swapaxes(-1, -2))
     scores = scores.reshape(*lead, heads, queries, keys)
     if softcap:
         scores = np.tanh(scores / softcap) * softcap

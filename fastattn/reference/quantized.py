@@ -30,7 +30,7 @@ def to_bfloat16(x: Array) -> Array:
     """
     bits = np.asarray(x, np.float32).view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
-    return np.where(np.isnan(x), np.float32(np.nan), rounded.view(np.float32)).astype(x.dtype)
+    return np.where(np.isnan(x), np.float32(np.nan), rounded.view(np.float32)).astype(x.dtype, copy=False)
 
 
 def quantize_rows(x: Array) -> tuple[Array, Array]:
