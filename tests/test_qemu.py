@@ -18,37 +18,22 @@ ROOT = Path(__file__).resolve().parent.parent
 X86 = platform.machine() in ("x86_64", "AMD64")
 
 
-def need(*tools: str) -> None:
-    for tool in tools:
-        if shutil.which(tool) is None:
-            pytest.skip(f"missing: {tool}")
-
-
-def selftest(target: str) -> str:
-    done = subprocess.run(
-        [ROOT / "csrc" / "selftest" / "run.sh", target], capture_output=True, text=True, check=False, timeout=600
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def test_kernels_on_aarch64() -> None:
-    need("aarch64-linux-gnu-g++", "qemu-aarch64")
-    output = selftest("aarch64")
+@pytest.mark.selftest("aarch64", "aarch64-linux-gnu-g++", "qemu-aarch64")
+def test_kernels_on_aarch64(selftest: str) -> None:
     for name in ("neon", "generic"):
-        assert f"{name}: " in output
-    assert output.count(" 0 failures") == 2
+        assert f"{name}: " in selftest
+    assert selftest.count(" 0 failures") == 2
 
 
 @pytest.mark.skipif(not X86, reason="x86-64 only")
-def test_kernels_on_x86_64_without_avx() -> None:
-    need("g++", "qemu-x86_64")
-    output = selftest("old-x86")
-    assert output.count(" 0 failures") == 1 and "generic: " in output
+@pytest.mark.selftest("old-x86", "g++", "qemu-x86_64")
+def test_kernels_on_x86_64_without_avx(selftest: str) -> None:
+    assert selftest.count(" 0 failures") == 1 and "generic: " in selftest
 
 
 def emulated(cpu: str, code: str) -> str:
-    need("qemu-x86_64")
+    if shutil.which("qemu-x86_64") is None:
+        pytest.skip("missing: qemu-x86_64")
     command = ["qemu-x86_64", "-cpu", cpu, sys.executable, "-c", code]
     # OPENBLAS_CORETYPE and the like are of this CPU, not of that one
     kept = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")}

@@ -17,17 +17,19 @@ fi
 
 need() { command -v "$1" >/dev/null || { echo "missing: $1" >&2; exit 3; }; }
 
-# objects DIRECTORY COMPILER [FLAGS]: compiles what is older than any source, two files at a time.
+# objects DIRECTORY LEVEL COMPILER [FLAGS]: compiles what is older than any source, two files at a time.
+# LEVEL is the optimisation of instruction sets beyond generic and neon: -O0 where they are linked and never run.
 objects() {
-  directory=$build/$1 compiler=$2
-  shift 2
+  directory=$build/$1 wider=$2 compiler=$3
+  shift 3
   need "$compiler"
   mkdir -p "$directory"
   for source in csrc/isa/*.cpp csrc/dispatch/*.cpp csrc/base/cpu.cpp csrc/ops/cache.cpp csrc/selftest/*.cpp; do
     object=$directory/$(basename "$source" .cpp).o
     level=-O1
     case $source in  # the kernels depend on everything to their left, the tests on headers only
-      */isa/*) level=-O3 inputs="csrc/isa csrc/simd csrc/kernels" ;;
+      */isa/generic.cpp | */isa/neon.cpp) level=-O3 inputs="csrc/isa csrc/simd csrc/kernels" ;;
+      */isa/*) level=$wider inputs="csrc/isa csrc/simd csrc/kernels" ;;
       *) inputs="csrc/kernels/kernels.h csrc/kernels/kernels.def csrc/dispatch csrc/base csrc/ops/cache.h csrc/selftest/check.h" ;;
     esac
     # shellcheck disable=SC2086
@@ -43,28 +45,29 @@ run() {  # COMMAND ISA...: the self-test under each
 
 for target in ${*:-native aarch64 old-x86}; do
   case $target in
-    native | measure | old-x86)
-      objects native "$cxx"
+    native | measure)
+      objects native -O3 "$cxx"
       "$cxx" "$build"/native/*.o -o "$build/selftest"
+      case $target in
+        native) run "$build/selftest" $("$build/selftest") ;;
+        measure) for isa in $("$build/selftest"); do "$build/selftest" "$isa" measure; done ;;
+      esac
       ;;
-  esac
-  case $target in
-    native) run "$build/selftest" $("$build/selftest") ;;
-    measure) for isa in $("$build/selftest"); do "$build/selftest" "$isa" measure; done ;;
     old-x86)
       need qemu-x86_64
-      "$cxx" -static "$build"/native/*.o -o "$build/selftest-static"
+      objects old-x86 -O0 "$cxx"
+      "$cxx" -static "$build"/old-x86/*.o -o "$build/selftest-static"
       test "$(qemu-x86_64 -cpu qemu64 "$build/selftest-static")" = generic
       run "qemu-x86_64 -cpu qemu64 $build/selftest-static" generic
       ;;
     aarch64)
       need qemu-aarch64
-      objects aarch64 aarch64-linux-gnu-g++
+      objects aarch64 -O3 aarch64-linux-gnu-g++
       aarch64-linux-gnu-g++ -static "$build"/aarch64/*.o -o "$build/selftest-aarch64"
       run "qemu-aarch64 $build/selftest-aarch64" neon generic
       ;;
     sanitize)
-      objects sanitize "$cxx" -g -fsanitize=address,undefined -fno-sanitize-recover=all
+      objects sanitize -O3 "$cxx" -g -fsanitize=address,undefined -fno-sanitize-recover=all
       "$cxx" -fsanitize=address,undefined "$build"/sanitize/*.o -o "$build/selftest-sanitize"
       run "$build/selftest-sanitize" $("$build/selftest-sanitize")
       ;;

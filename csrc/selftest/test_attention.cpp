@@ -112,13 +112,13 @@ AttentionArgs Problem::single_row(int r) const {
 void check_row(const Problem& p, int r, const char* what) {
   const int64_t low = p.lo[size_t(r)], high = p.hi[size_t(r)];
   std::vector<double> s(size_t(std::max<int64_t>(p.S, 1)), -INFINITY);
-  double m = -INFINITY, error = 0.0, total = 0.0, v_max = 0.0;
+  double m = -INFINITY, error = 0.0, total = 0.0;
   for (int64_t j = low; j < high; ++j) {
     if (p.masked(r, j)) continue;
     double dot = 0.0, magnitude = 0.0;
     for (int64_t d = 0; d < p.D; ++d) {
-      dot += double(p.q[size_t(r)][d]) * p.key(j, d);
-      magnitude += std::fabs(double(p.q[size_t(r)][d]) * p.key(j, d));
+      const double product = double(p.q[size_t(r)][d]) * p.key(j, d);
+      dot += product, magnitude += std::fabs(product);
     }
     double x = dot * p.args.scale;
     if (p.args.softcap > 0) x = p.args.softcap * std::tanh(x / p.args.softcap);
@@ -126,26 +126,31 @@ void check_row(const Problem& p, int r, const char* what) {
     s[size_t(j)] = x;
     m = std::max(m, x);
     error = std::max(error, kEps * (double(p.D + 4) * magnitude * p.args.scale + 4 * std::fabs(x)));
-    for (int64_t c = 0; c < p.Dv; ++c) v_max = std::max<double>(v_max, std::fabs(p.value(j, c)));
   }
   if (m == -INFINITY) m = 0.0;  // nothing seen: all terms below are zero
   const double relative = 2 * error + kEps * double(std::max<int64_t>(high - low, 0) + 24) + kEps * 2 * std::fabs(m);
-  for (double x : s) total += std::exp(x - m);
+  for (double& x : s) total += x = std::exp(x - m);
   if (total == 0.0) total = 1.0;
+  std::vector<double> want(size_t(p.Dv));
+  double v_max = 0.0;
+  for (int64_t j = low; j < high; ++j) {
+    if (p.masked(r, j)) continue;  // its values may be NaN
+    for (int64_t c = 0; c < p.Dv; ++c) {
+      const double v = p.value(j, c);
+      want[size_t(c)] += s[size_t(j)] / total * v, v_max = std::max(v_max, std::fabs(v));
+    }
+  }
   for (int64_t c = 0; c < p.Dv; ++c) {
-    double want = 0.0;
-    for (int64_t j = low; j < high; ++j)
-      if (s[size_t(j)] > -INFINITY) want += std::exp(s[size_t(j)] - m) / total * p.value(j, c);
     const float got = p.out[size_t(r)][c];
-    report(within(got, want, relative * v_max), "%s rows=%d S=%ld D=%ld Dv=%ld row %d [%ld]: %g, want %g", what, p.rows,
-           long(p.S), long(p.D), long(p.Dv), r, long(c), got, want);
+    report(within(got, want[size_t(c)], relative * v_max), "%s rows=%d S=%ld D=%ld Dv=%ld row %d [%ld]: %g, want %g",
+           what, p.rows, long(p.S), long(p.D), long(p.Dv), r, long(c), got, want[size_t(c)]);
   }
   for (int64_t j = 0; j < p.weights[size_t(r)].size(); ++j) {
-    const double want = std::exp(s[size_t(j)] - m) / total;
+    const double weight = s[size_t(j)] / total;
     const float got = p.weights[size_t(r)][j];
     const bool exact_zero = (j < low || j >= high || p.masked(r, j)) ? got == 0.0f : true;
-    report(exact_zero && within(got, want, relative * want + 1e-37), "%s weights row %d [%ld]: %g, want %g", what, r,
-           long(j), got, want);
+    report(exact_zero && within(got, weight, relative * weight + 1e-37), "%s weights row %d [%ld]: %g, want %g", what,
+           r, long(j), got, weight);
   }
 }
 

@@ -44,10 +44,10 @@ struct Problem {
   float softcap = 0;
   int64_t ldv = round_up(Dv, kPage);
   Array q = random_array(rows * D), k = random_array(S * D), v = random_array(S * Dv), bias = random_array(rows * S);
-  Pages keys, values;
-  std::vector<const float*> q_rows, bias_rows;
-  std::vector<int64_t> lo, hi;
-  std::vector<double> q_rounded, k_rounded, v_rounded;
+  Pages keys = {}, values = {};
+  std::vector<const float*> q_rows = {}, bias_rows = {};
+  std::vector<int64_t> lo = {}, hi = {};
+  std::vector<double> q_rounded = {}, k_rounded = {}, v_rounded = {};
 
   void prepare() {
     q_rounded = rounded(q, kScale * 1.44269502f), k_rounded = rounded(k, 1.0f), v_rounded = rounded(v, 1.0f);
