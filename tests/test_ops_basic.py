@@ -297,13 +297,33 @@ def test_linear_of_odd_arrays() -> None:
     assert same_bits(ops.linear(np.zeros((2, 0)), np.zeros((50, 0)), b), np.stack([b, b]))
 
 
-@pytest.mark.parametrize(("rows", "K", "O"), [(300, 200, 33), (300, 64, 200), (1, 1000, 1500), (97, 300, 40)])
+@pytest.mark.parametrize("K", [1, 15, 16, 127, 128, 129, 300])
+@pytest.mark.parametrize("start", [0, 1, 5, 16])
+def test_few_rows_read_a_weight_as_it_lies(K: int, start: int) -> None:
+    """Lines of the cache, the chunks of a sum and the squares that are turned begin at different columns."""
+    x, b = normal(12, K), normal(75)
+    for wide in (start + K, start + K + 3, 512):
+        W = normal(75, wide)[:, start : start + K]
+        whole = ops.linear(x, ops.pack(W), b, activation="silu")
+        for rows in range(1, 13):
+            assert same_bits(ops.linear(x[:rows], W, b, activation="silu"), whole[:rows])
+        assert same_bits(ops.linear(x[:3], W[::-2], b[::-2]), ops.linear(x[:3], ops.pack(W[::-2]), b[::-2]))
+    x[1, K // 2] = np.nan
+    y = ops.linear(x[:4], W)
+    assert np.isnan(y[1]).all() and np.isfinite(y[[0, 2, 3]]).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "K", "O"),
+    [(300, 200, 33), (300, 64, 200), (1, 1000, 1500), (8, 900, 70), (97, 300, 40), (301, 20000, 100)],
+)
 def test_linear_does_not_depend_on_threads_or_rows(rows: int, K: int, O: int) -> None:  # noqa: E741
     x, W, b = normal(rows, K), normal(O, K), normal(O)
     with threads(1):
         alone = ops.linear(x, W, b, activation="gelu")
     with threads(2):
         assert same_bits(ops.linear(x, W, b, activation="gelu"), alone)
+    assert same_bits(ops.linear(x, ops.pack(W), b, activation="gelu"), alone)
     some = [0, rows // 2, rows - 1]
     assert same_bits(ops.linear(x[some], W, b, activation="gelu"), alone[some])
 

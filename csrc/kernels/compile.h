@@ -64,6 +64,7 @@ namespace {
 #endif
 #if !defined(FASTATTN_BYTES_ONLY) && !defined(FASTATTN_HALVES_ONLY)
 #include "kernels/linear.inl"
+#include "kernels/linear_rows.inl"
 #include "kernels/packing.inl"
 #include "kernels/attention_cache.inl"
 #include "kernels/scores.inl"

@@ -76,6 +76,8 @@ constexpr int64_t kLinearChunk = 512;
 
 constexpr int64_t chunks(int64_t row_bytes) { return (row_bytes + kLinearChunk - 1) / kLinearChunk; }
 
+constexpr int kMostUnpackedRows = 8;  // that are multiplied by weights as they lie
+
 // A product with consecutive panels.
 struct PanelArgs {
   const void* x;         // float32, rounded rows, or the codes of quantised rows: one row as it is, several in chunks
@@ -87,6 +89,7 @@ struct PanelArgs {
   float* y;  // (rows, cols)
   int64_t ldy, cols;
   Epilogue epilogue;
+  int64_t ld_weights = 0;  // of weights that are not packed
 };
 
 // Keys and values are float32, bfloat16 or int8. A page of int8 ends with kPage floats, the scale of each token: what a

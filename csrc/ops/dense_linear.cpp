@@ -2,6 +2,7 @@
 
 #include <atomic>
 
+#include "base/cpu.h"
 #include "dispatch/dispatch.h"
 #include "ops/linear.h"
 
@@ -11,10 +12,23 @@ namespace {
 int64_t panel_floats(int64_t K) { return K * kPanel; }
 int64_t panel_count(int64_t O) { return (O + kPanel - 1) / kPanel; }
 
-constexpr int64_t kFewRows = 4;  // up to here packing costs more than reading a matrix once for each row
+// Up to so many rows packing costs more than reading a weight as it lies.
+int64_t few_rows(const In<2>& w) {
+  constexpr int64_t kReadForEach = 4;  // the transpose of a matrix is read once for each row
+  return w.stride[0] == 1 ? kReadForEach : w.stride[1] == 1 ? kMostUnpackedRows : 0;
+}
 
-// Rows of a work item when panels alone are too few for the team; a multiple of kMaxRows.
-constexpr int64_t kRowStep = 48;
+constexpr int64_t kRowStep = 48;          // rows of a share, at least
+constexpr int64_t kGroupBytes = 4 << 20;  // of panels that stay in the last-level cache while shares pass over them
+
+// Whether rows are shared out: panels are too few for the team, or rows so many that walking over all of them for each
+// panel would read them from memory. (From the last-level cache they come fast enough.)
+bool shares_rows(const Linear& op, int threads) {
+  static const int64_t room = 4 * cache_bytes(2);
+  const int64_t rows = op.x.shape[0];
+  return rows > kRowStep && ((threads > 1 && panel_count(op.weight.shape[0]) < 2 * threads) ||
+                             rows * op.x.shape[1] * int64_t(sizeof(float)) > room);
+}
 
 Source source_of(const In<2>& w) {
   return {Source::Type::float32, w.data, w.shape[0], w.shape[1], w.stride[0], w.stride[1]};
@@ -37,21 +51,40 @@ struct Rows {
   }
 };
 
-// The rows [row, row + rows) times panel p, which has just been packed.
-void multiply(const KernelTable& kernel, const Linear& op, const Rows& x, const float* panel, int64_t p, int64_t row,
-              int64_t rows) {
+// The rows [row, row + rows) times the columns of panel p.
+PanelArgs panel_args(const Linear& op, const Rows& x, int64_t p, int64_t row, int64_t rows) {
   const int64_t c = p * kPanel;
   PanelArgs args{};
   args.x = x.x + row * (kLinearChunk / 4), args.ld_chunk = x.ld_chunk;
   args.rows = rows, args.K = op.weight.shape[1];
-  args.panels = panel;
   args.y = op.y.data + row * op.y.stride[0] + c, args.ldy = op.y.stride[0];
   args.cols = std::min<int64_t>(kPanel, op.weight.shape[0] - c);
   args.epilogue.bias = op.bias ? op.bias + c : nullptr;
   args.epilogue.activation = op.activation;
   args.epilogue.residual = op.residual.data ? op.residual.data + row * op.residual.stride[0] + c : nullptr;
   args.epilogue.ld_residual = op.residual.stride[0];
+  return args;
+}
+
+void multiply(const KernelTable& kernel, const Linear& op, const Rows& x, const float* panel, int64_t p, int64_t row,
+              int64_t rows) {
+  PanelArgs args = panel_args(op, x, p, row, rows);
+  args.panels = panel;
   kernel.linear_float32(&args);
+}
+
+// A few rows times weights as they lie, which are read once.
+void walk_weights(const KernelTable& kernel, const Linear& op, const Rows& x, int threads) {
+  const int64_t panels = panel_count(op.weight.shape[0]);
+  std::atomic<int64_t> next{0};
+  parallel(threads, [&](Team&) {
+    for (int64_t p; (p = next.fetch_add(1, std::memory_order_relaxed)) < panels;) {
+      PanelArgs args = panel_args(op, x, p, 0, op.x.shape[0]);
+      args.panels = op.weight.data + p * kPanel * op.weight.stride[0];
+      args.ld_weights = op.weight.stride[0];
+      kernel.linear_rows_float32(&args);
+    }
+  });
 }
 
 // Each thread takes a panel, packs it into its own scratch and uses it for all rows.
@@ -67,21 +100,31 @@ void walk_panels(const KernelTable& kernel, const Linear& op, const Rows& x, int
   });
 }
 
-// Few panels and many rows: all panels are packed first, then the rows are shared out. A share has two rows or more:
-// one row alone would have to be as it stands.
+// Panels that walk_rows packs at a time.
+int64_t group_panels(const Linear& op, int threads) {
+  const int64_t bytes = panel_floats(op.weight.shape[1]) * int64_t(sizeof(float));
+  return std::min(panel_count(op.weight.shape[0]),
+                  std::max<int64_t>(threads, kGroupBytes / std::max<int64_t>(bytes, 1)));
+}
+
+// Many rows, which stay in the second-level cache a share at a time: a group of panels is packed, then passes over each
+// share. A share has two rows or more: one row alone would have to be as it stands.
 void walk_rows(const KernelTable& kernel, const Linear& op, const Rows& x, int threads, Scratch& scratch) {
   const int64_t panels = panel_count(op.weight.shape[0]), size = panel_floats(op.weight.shape[1]);
-  const int64_t rows = op.x.shape[0], shares = std::max<int64_t>(1, rows / kRowStep);
-  float* room = scratch.take(panels * size);
-  std::atomic<int64_t> next{0};
+  const int64_t rows = op.x.shape[0], most = group_panels(op, threads);
+  const int64_t shares = rows / kRowStep < threads ? rows / kRowStep : rows / kRowStep / threads * threads;
+  float* room = scratch.take(most * size);
   parallel(threads, [&](Team& team) {
-    for (int64_t p = team.ith; p < panels; p += team.nth) read_panel(source_of(op.weight), p, room + p * size);
-    team.barrier();
-    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < shares;)
-      for (int64_t p = 0; p < panels; ++p) {
-        const int64_t begin = rows * i / shares;
-        multiply(kernel, op, x, room + p * size, p, begin, rows * (i + 1) / shares - begin);
-      }
+    for (int64_t first = 0; first < panels; first += most) {
+      const int64_t count = std::min(most, panels - first);
+      if (first > 0) team.barrier();  // others may still read the group before
+      team.each(count, [&](int64_t p) { read_panel(source_of(op.weight), first + p, room + p * size); });
+      team.barrier();
+      team.each(shares, [&](int64_t i) {
+        const int64_t begin = rows * i / shares, end = rows * (i + 1) / shares;
+        for (int64_t p = 0; p < count; ++p) multiply(kernel, op, x, room + p * size, first + p, begin, end - begin);
+      });
+    }
   });
 }
 
@@ -120,9 +163,10 @@ void add_up_rows(const KernelTable& kernel, const Linear& op, int threads) {
 }
 
 // Floats of scratch for panels, and for what multiply_packed needs.
-int64_t room_for(const Linear& op, bool by_rows, int threads, const LinearScratch& needs) {
+int64_t room_for(const Linear& op, bool few, bool by_rows, int threads, const LinearScratch& needs) {
   if (op.packed) return Scratch::padded(needs.shared) + Scratch::padded(threads * needs.per_thread);
-  const int64_t held = by_rows ? panel_count(op.weight.shape[0]) : threads;
+  if (few) return Scratch::padded(Rows::room(op));
+  const int64_t held = by_rows ? group_panels(op, threads) : threads;
   return Scratch::padded(Rows::room(op)) + held * Scratch::padded(panel_floats(op.weight.shape[1]));
 }
 
@@ -139,10 +183,11 @@ void linear(const Linear& given) {
   if (rows == 0 || O == 0) return;
   const double passes = static_cast<double>(rows + (op.packed ? 1 : 3));
   const int threads = threads_for(2.0 * passes * static_cast<double>(O) * static_cast<double>(K));
-  const bool by_rows = threads > 1 && panel_count(O) < 2 * threads && rows > kRowStep;
+  const bool by_rows = shares_rows(op, threads);
+  const bool few = !op.packed && rows <= few_rows(op.weight);
   const bool copy = !rows_contiguous(op.x);
   const LinearScratch needs = op.packed ? linear_scratch(*op.packed, rows) : LinearScratch{};
-  Scratch scratch(room_for(op, by_rows, threads, needs) + (copy ? Scratch::padded(rows * K) : 0));
+  Scratch scratch(room_for(op, few, by_rows, threads, needs) + (copy ? Scratch::padded(rows * K) : 0));
   if (copy) {
     float* x = scratch.take(rows * K);
     for (int64_t i = 0; i < rows; ++i) gather(op.x.data + i * op.x.stride[0], op.x.stride[1], K, x + i * K);
@@ -150,10 +195,11 @@ void linear(const Linear& given) {
   }
   if (op.packed) {
     multiply_packed(op, threads, needs, scratch);
-  } else if (op.weight.stride[0] == 1 && rows <= kFewRows) {
+  } else if (few && op.weight.stride[0] == 1) {
     add_up_rows(kernels(), op, threads);
+  } else if (const Rows x(op, scratch.take(Rows::room(op))); few) {
+    walk_weights(kernels(), op, x, threads);
   } else {
-    const Rows x(op, scratch.take(Rows::room(op)));
     (by_rows ? walk_rows : walk_panels)(kernels(), op, x, threads, scratch);
   }
 }

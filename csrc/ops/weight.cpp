@@ -40,6 +40,9 @@ float widen(Float16 x) {
 template <typename T>
 void transpose_rows(const T* from, int64_t row_stride, int64_t col_stride, int rows, int64_t K, float* columns,
                     float* room) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (col_stride == 1) return kernels().turn_rows(from, row_stride, rows, K, columns);
+  }
   if (rows < kPanel) std::fill_n(columns, K * kPanel, 0.0f);
   if (row_stride == 1 && col_stride != 1) {  // the transpose of a matrix: its rows are lines of the panel
     for (int64_t k = 0; k < K; ++k)
@@ -49,12 +52,6 @@ void transpose_rows(const T* from, int64_t row_stride, int64_t col_stride, int r
   for (int64_t k = 0; k < K; k += kStep) {
     const int64_t n = std::min(kStep, K - k);
     const T* part = from + k * col_stride;
-    if constexpr (std::is_same_v<T, float>) {
-      if (col_stride == 1) {
-        dense::transpose(part, row_stride, rows, n, columns + k * kPanel, kPanel);
-        continue;
-      }
-    }
     for (int r = 0; r < rows; ++r)
       for (int64_t i = 0; i < n; ++i) room[r * kStep + i] = widen(part[r * row_stride + i * col_stride]);
     dense::transpose(room, kStep, rows, n, columns + k * kPanel, kPanel);

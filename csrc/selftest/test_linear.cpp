@@ -128,6 +128,28 @@ struct Inputs {
   }
 };
 
+// Weights as they lie give the bits of the panel they are turned into.   y: what the panel gave
+void check_unpacked(const PanelArgs& packed, const Panel& panel, int cols, const float* y, int64_t y_size) {
+  for (int64_t ld : {packed.K, packed.K + 3, round_up(packed.K + 1, 16)}) {
+    const Array rows(cols ? (cols - 1) * ld + packed.K : 0), columns(packed.K * kPanel), again(y_size);
+    rows.fill(NAN);
+    for (int c = 0; c < cols; ++c)
+      for (int64_t k = 0; k < packed.K; ++k) rows[c * ld + k] = panel.rows[c * packed.K + k];
+    columns.fill(NAN);
+    kernels().turn_rows(rows, ld, cols, packed.K, columns);
+    report(same_bits(columns, panel.bytes, packed.K * kPanel), "turn_rows K=%ld cols=%d ld=%ld", long(packed.K), cols,
+           long(ld));
+    if (packed.rows < 1 || packed.rows > kMostUnpackedRows) continue;
+    PanelArgs args = packed;
+    args.ld_chunk = packed.rows * kLinearChunk;
+    again.fill(-77.0f);
+    args.panels = rows, args.ld_weights = ld, args.y = again;
+    kernels().linear_rows_float32(&args);
+    report(same_bits(again, y, y_size), "unpacked weights, rows=%ld K=%ld cols=%d ld=%ld", long(packed.rows),
+           long(packed.K), cols, long(ld));
+  }
+}
+
 void check_panel(DType type, int64_t rows, int64_t K, int cols, Activation activation, int form) {
   const int64_t ldy = cols + random_int(0, 2);
   const int64_t y_size = rows ? (rows - 1) * ldy + cols : 0;
@@ -142,6 +164,7 @@ void check_panel(DType type, int64_t rows, int64_t K, int cols, Activation activ
   args.epilogue = {form & 1 ? bias.data() : nullptr,     activation, form & 2 ? residual.data() : nullptr, ldy,
                    form & 4 ? multiply.data() : nullptr, ldy};
   kernel_of(type)(&args);
+  if (type == DType::float32) check_unpacked(args, panel, cols, y, y_size);
   for (int64_t i = 0; i < rows; ++i) {
     for (int c = 0; c < cols; ++c) {
       double s = 0.0, magnitude = 0.0;

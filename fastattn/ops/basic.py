@@ -37,8 +37,9 @@ def linear(
 
     Args:
         x: [..., I]. Read in place if its rows are contiguous and evenly spaced, else copied.
-        weight: [O, I] as in PyTorch, of any strides (the transpose of [I, O] is not copied). It is packed on the way, panel
-            by panel; to multiply a few rows at a time with the same weight, pack it once with `pack`.
+        weight: [O, I] as in PyTorch, of any strides (the transpose of [I, O] is not copied). A few rows of x read it as
+            it lies; for more it is packed on the way, panel by panel. To use a weight again and again, pack it once with
+            `pack`.
         bias: [O] or None.
         activation: "none", "tanh", "sigmoid", "relu", "gelu", "gelu_tanh", "silu", "exp" or "erf".
         residual: [..., O], or None.
