@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from measuring import Case, compare, errors, peak_bytes
+from roofline import isas
 
 import fastattn
 
@@ -19,7 +20,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("python_functions", "bench_*")
 
 
-@pytest.fixture(params=fastattn.isa.available())
+@pytest.fixture(params=isas())
 def isa(request: pytest.FixtureRequest) -> Any:
     with fastattn.isa.use(request.param):
         yield request.param

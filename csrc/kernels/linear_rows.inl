@@ -9,8 +9,8 @@ struct WeightRows {
   int count;
 };
 
-// Where the first square of the rows begins: with a line of the cache if the rows do so alike. They are read whole
-// once, for where rows are a multiple of pages apart, few of their lines fit into the first-level cache together.
+// Where the first square of the rows begins, so that no load takes parts of two lines of the cache (of rows that lie
+// alike): where rows are a multiple of pages apart, few of their lines fit into the first-level cache together.
 INLINE int64_t first_square(const WeightRows& w) {
   return -static_cast<int64_t>(reinterpret_cast<uintptr_t>(w.first) / sizeof(float) % kLanes);
 }
