@@ -8,7 +8,6 @@
 
 #include "base/threads.h"
 #include "dispatch/dispatch.h"
-#include "ops/dense_transpose.h"
 
 namespace fastattn {
 namespace {
@@ -40,11 +39,12 @@ float widen(Float16 x) {
 template <typename T>
 void transpose_rows(const T* from, int64_t row_stride, int64_t col_stride, int rows, int64_t K, float* columns,
                     float* room) {
+  const KernelTable& kernel = kernels();
   if constexpr (std::is_same_v<T, float>) {
-    if (col_stride == 1) return kernels().turn_rows(from, row_stride, rows, K, columns);
+    if (col_stride == 1) return kernel.turn_rows(from, row_stride, rows, K, columns);
   }
-  if (rows < kPanel) std::fill_n(columns, K * kPanel, 0.0f);
   if (row_stride == 1 && col_stride != 1) {  // the transpose of a matrix: its rows are lines of the panel
+    if (rows < kPanel) std::fill_n(columns, K * kPanel, 0.0f);
     for (int64_t k = 0; k < K; ++k)
       for (int r = 0; r < rows; ++r) columns[k * kPanel + r] = widen(from[k * col_stride + r]);
     return;
@@ -54,7 +54,7 @@ void transpose_rows(const T* from, int64_t row_stride, int64_t col_stride, int r
     const T* part = from + k * col_stride;
     for (int r = 0; r < rows; ++r)
       for (int64_t i = 0; i < n; ++i) room[r * kStep + i] = widen(part[r * row_stride + i * col_stride]);
-    dense::transpose(room, kStep, rows, n, columns + k * kPanel, kPanel);
+    kernel.turn_rows(room, kStep, rows, n, columns + k * kPanel);
   }
 }
 
