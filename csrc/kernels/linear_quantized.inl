@@ -140,49 +140,62 @@ INLINE void int4_step(Vi (&low)[R][V], Vi (&high)[R][V], const int8_t* q, const 
   }
 }
 
-// The columns c.. and 16 + c.. of a group: sums += scale * dot.   group_sums: of R rows, `ld` apart
+// Registers that a row's sums take for a vector of either half: those of the codes, and the floats, which stay in them
+// from group to group. Vectors of four lanes gain more from twice the rows; their floats wait in memory.
+constexpr int kInt4Sums = kLanes > 4 ? 4 : 2;
+constexpr int kInt4Rows = kAccumulators / kInt4Sums < kTileRows ? kAccumulators / kInt4Sums : kTileRows;
+
+// The columns c.. and 16 + c.. of n groups: sums += scale * dot.   group_sums: of R rows, `ld` apart
 template <int R, int V>
-INLINE void int4_columns(const int8_t* q, const uint8_t* group, const int32_t* group_sums, int64_t ld, int c,
+INLINE void int4_columns(const int8_t* q, const uint8_t* group, int64_t n, const int32_t* group_sums, int64_t ld, int c,
                          float* sums) {
-  const uint8_t* codes = group + 2 * kPanel + c * 4;
-  Vi low[R][V], high[R][V];
+  Vf total_low[R][V], total_high[R][V];
+  load_tile(total_low, sums + c, kPanel);
+  load_tile(total_high, sums + kPanel / 2 + c, kPanel);
+  for (int64_t g = 0; g < n; ++g, group += kGroupBytes, q += kGroup) {
+    if (R == 1)
+      for (int line = 0; line < kGroupBytes; line += 64) __builtin_prefetch(group + 6 * kGroupBytes + line);
+    const uint8_t* codes = group + 2 * kPanel + c * 4;
+    Vi low[R][V], high[R][V];
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
+    for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) low[r][v] = high[r][v] = set1_int(0);
-  if (R == 1) {
+      for (int v = 0; v < V; ++v) low[r][v] = high[r][v] = set1_int(0);
+    if (R == 1) {
 #pragma GCC unroll 8  // the end of a short loop would be guessed wrong
-    for (int i = 0; i < kGroup / 4; ++i) int4_step(low, high, q + i * 4, codes + i * 64);
-  } else {
+      for (int i = 0; i < kGroup / 4; ++i) int4_step(low, high, q + i * 4, codes + i * 64);
+    } else {
 #pragma GCC unroll 1  // else the codes of all quads would be unpacked first, into memory
-    for (int i = 0; i < kGroup / 4; ++i) int4_step(low, high, q + i * 4, codes + i * 64);
-  }
+      for (int i = 0; i < kGroup / 4; ++i) int4_step(low, high, q + i * 4, codes + i * 64);
+    }
 #pragma GCC unroll 8
-  for (int v = 0; v < V; ++v) {
-    const Vi words = load_int(group + (c + v * kLanes) * 4);
-    const Vf scale_low = as_float(shift_left<16>(words));
-    const Vf scale_high = as_float(and_int(words, set1_int(static_cast<int32_t>(0xffff0000u))));
+    for (int v = 0; v < V; ++v) {
+      const Vi words = load_int(group + (c + v * kLanes) * 4);
+      const Vf scale_low = as_float(shift_left<16>(words));
+      const Vf scale_high = as_float(and_int(words, set1_int(static_cast<int32_t>(0xffff0000u))));
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      float* s = sums + r * kPanel + c + v * kLanes;
-      const Vi offset = set1_int(group_sums[r * ld]);
-      store(s, fma(to_float(add_int(finish_nibbles(low[r][v]), offset)), scale_low, load(s)));
-      s += kPanel / 2;
-      store(s, fma(to_float(add_int(finish_nibbles(high[r][v]), offset)), scale_high, load(s)));
+      for (int r = 0; r < R; ++r) {
+        const Vi offset = set1_int(group_sums[r * ld + g]);
+        total_low[r][v] = fma(to_float(add_int(finish_nibbles(low[r][v]), offset)), scale_low, total_low[r][v]);
+        total_high[r][v] = fma(to_float(add_int(finish_nibbles(high[r][v]), offset)), scale_high, total_high[r][v]);
+      }
     }
   }
+  store_tile(total_low, sums + c, kPanel);
+  store_tile(total_high, sums + kPanel / 2 + c, kPanel);
 }
 
-// sums += R rows times n groups of the panel.
+// sums += R rows times n groups of the panel, at most kInt4Rows at once.
 template <int R>
 __attribute__((noinline)) void int4_tile(const int8_t* q, const uint8_t* group, int64_t n, const int32_t* group_sums,
                                          int64_t ld, float* sums) {
-  constexpr int V = widest(2 * R, kPanel / 2);
-  for (int64_t g = 0; g < n; ++g, group += kGroupBytes) {
-    if (R == 1)
-      for (int line = 0; line < kGroupBytes; line += 64) __builtin_prefetch(group + 6 * kGroupBytes + line);
-    for (int c = 0; c < kPanel / 2; c += V * kLanes)
-      int4_columns<R, V>(q + g * kGroup, group, group_sums + g, ld, c, sums);
+  if constexpr (R > kInt4Rows) {
+    constexpr int half = R / 2;
+    int4_tile<half>(q, group, n, group_sums, ld, sums);
+    int4_tile<R - half>(q + half * kLinearChunk, group, n, group_sums + half * ld, ld, sums + half * kPanel);
+  } else {
+    constexpr int V = widest(kInt4Sums * R, kPanel / 2);
+    for (int c = 0; c < kPanel / 2; c += V * kLanes) int4_columns<R, V>(q, group, n, group_sums, ld, c, sums);
   }
 }
 
