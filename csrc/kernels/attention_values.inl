@@ -12,16 +12,26 @@ INLINE After<V> values_after(const AttentionArgs& args, const RowGroup& group, i
   return after;
 }
 
+// Of keys from j on, n of which stand in j's page: how many of `most` have values that follow each other in memory as
+// if they were one page. A long walk begins with less waiting than many short ones.
+template <class T>
+INLINE int unbroken(const AttentionArgs& args, const T* values, int64_t j, int64_t n, int64_t most) {
+  while (n < most && args.v_pages[(j + n) / kPage] == values + n / kTerms<T> * args.ldv) n = minimum(n + kPage, most);
+  return static_cast<int>(n);
+}
+
 // acc[r] += sum of p[r][j] v[j] over keys from <= j < to, in order, for V vectors of columns from `column` on. Of
 // rounded ones both ends are even.
 template <class T, int R, int V>
 INLINE void add_values(Vf (&acc)[R][V], const AttentionArgs& args, const RowGroup& group, const BlockTile& tile, int r0,
                        int from, int to, int64_t column) {
-  alignas(64) float copy[V == 1 ? kPage * kLanes : 1];  // of a column group that ends at the end of the page's memory
+  alignas(64) float copy[V == 1 ? kPage * kLanes : 1];  // of columns that end at the end of the page's memory
   for (int n; from < to; from += n) {
     const int64_t j = tile.begin + from;
     n = static_cast<int>(minimum(kPage - j % kPage, to - from));
-    const T* values = static_cast<const T*>(args.v_pages[j / kPage]) + j % kPage / kTerms<T> * args.ldv + column;
+    const T* values = static_cast<const T*>(args.v_pages[j / kPage]) + j % kPage / kTerms<T> * args.ldv;
+    if (!group.pages && column + V * kLanes <= args.ldv) n = unbroken(args, values, j, n, to - from);
+    values += column;
     const float* p = &tile.p[r0][from / kTerms<T>];
     if constexpr (!is_rounded<T>) {                // those have whole vectors
       if (V == 1 && column + kLanes > args.ldv) {  // reading a whole one would leave the page
