@@ -60,89 +60,45 @@ struct Float32Panel {
   }
 };
 
-// A step of 16 bits, widened in registers: columns c.. and 16 + c.. of it. (float16 costs the multipliers some of their
-// time; to widen a chunk once for several tiles costs more.)
-struct NarrowStep {  // bfloat16
-  static constexpr DType type = DType::narrow;
-  static INLINE void widen(const uint8_t* step, int c, Vf& low, Vf& high) {
-    const Vi words = load_int(step + c * 4);
-    low = low_columns(words), high = high_columns(words);
-  }
-};
+// A step of float16, like that of bfloat16. (It costs the multipliers some of their time; to widen a chunk once for
+// several tiles costs more.)
 struct Float16Step {
-  static constexpr DType type = DType::float16;
   static INLINE void widen(const uint8_t* step, int c, Vf& low, Vf& high) {
     const Float16* halves = reinterpret_cast<const Float16*>(step);
     low = load(halves + c), high = load(halves + kHalf + c);
   }
 };
 
-template <class Step>
+template <class Step, DType kType>
 struct HalfPanel {
-  static constexpr DType type = Step::type;
-  static constexpr int64_t kSteps = kLinearFloats, kBytes = kPanel * 2;
+  static constexpr DType type = kType;
+  static constexpr int64_t kSteps = kLinearFloats;
   template <int R>
-  static __attribute__((noinline)) void tile(const char* rows, const uint8_t* panel, int64_t k, int64_t n, float* sums,
+  static __attribute__((noinline)) void tile(const char* x, const uint8_t* panel, int64_t k, int64_t n, float* sums,
                                              int, int) {
-    const float* x = reinterpret_cast<const float*>(rows);
-    for (int c = 0; c < kHalf; c += kLanes) {
-      Vf low[R], high[R];
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) low[r] = high[r] = set1(0.0f);
-      for (int64_t i = 0; i < n; ++i) {
-        const uint8_t* step = panel + (k + i) * kBytes;
-        Vf a, b;
-        Step::widen(step, c, a, b);
-        __builtin_prefetch(step + kStreamAhead);
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-          const Vf s = set1(x[r * kLinearFloats + i]);
-          low[r] = fma(s, a, low[r]);
-          high[r] = fma(s, b, high[r]);
-        }
-      }
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
-        float* s = sums + r * kPanel + c;
-        store(s, load(s) + low[r]);
-        store(s + kHalf, load(s + kHalf) + high[r]);
-      }
-    }
+    chain<R, 1>(x, panel, 0, k, n, sums);
   }
   template <int P>
-  static void row(const char* row, const uint8_t* panels, int64_t K, int64_t k, int64_t n, float* sums) {
-    constexpr int V = kHalf / kLanes;
-    const float* x = reinterpret_cast<const float*>(row);
+  static void row(const char* x, const uint8_t* panels, int64_t K, int64_t k, int64_t n, float* sums) {
+    chain<1, P>(x, panels, panel_bytes(type, K), k, n, sums);
+  }
+
+ private:
+  template <int R, int P>
+  static INLINE void chain(const char* rows, const uint8_t* panels, int64_t size, int64_t k, int64_t n, float* sums) {
+    constexpr int64_t step = HalfSums<R, P>::kBytes;
+    const float* x = reinterpret_cast<const float*>(rows);
     const uint8_t* from[P];
-    Vf low[P][V], high[P][V];
-    set_zero(low), set_zero(high);
-#pragma GCC unroll 4
-    for (int p = 0; p < P; ++p) from[p] = panels + p * panel_bytes(type, K) + k * kBytes;
-    for (int64_t i = 0; i < n; ++i) {
-      const Vf s = set1(x[i]);
-#pragma GCC unroll 4
-      for (int p = 0; p < P; ++p) {
-        __builtin_prefetch(from[p] + i * kBytes + kStreamAhead);
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) {
-          Vf a, b;
-          Step::widen(from[p] + i * kBytes, v * kLanes, a, b);
-          low[p][v] = fma(s, a, low[p][v]);
-          high[p][v] = fma(s, b, high[p][v]);
-        }
-      }
+    for (int p = 0; p < P; ++p) from[p] = panels + p * size + k * step;
+    for (int c = 0; c < kHalf; c += HalfSums<R, P>::V * kLanes) {
+      HalfSums<R, P> chunk;
+      set_zero(chunk.low), set_zero(chunk.high);
+      for (int64_t i = 0; i < n; ++i) chunk.template add<Step>(x + i, from, i * step, c);
+      chunk.add_to(sums, c);
     }
-#pragma GCC unroll 4
-    for (int p = 0; p < P; ++p)
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) {
-        float* s = sums + p * kPanel + v * kLanes;
-        store(s, load(s) + low[p][v]);
-        store(s + kHalf, load(s + kHalf) + high[p][v]);
-      }
   }
 };
 
 void linear_float32(const PanelArgs* args) { linear_rows<Float32Panel>(*args); }
-void linear_narrow(const PanelArgs* args) { linear_rows<HalfPanel<NarrowStep>>(*args); }
-void linear_float16(const PanelArgs* args) { linear_rows<HalfPanel<Float16Step>>(*args); }
+void linear_narrow(const PanelArgs* args) { linear_rows<HalfPanel<BFloat16Step, DType::narrow>>(*args); }
+void linear_float16(const PanelArgs* args) { linear_rows<HalfPanel<Float16Step, DType::float16>>(*args); }

@@ -21,82 +21,57 @@ struct Halves {
   }
 };
 
-// One step: x[r * kWords] times its words, V vectors of either half of the columns of each panel.
-template <int R, int V, int P>
-INLINE void add_step(Vf (&low)[R][P * V], Vf (&high)[R][P * V], const float* x, const uint32_t* const (&panels)[P],
-                     int64_t at) {
-#pragma GCC unroll 16
-  for (int j = 0; j < P * V; ++j) {
-    const uint32_t* step = panels[j / V] + at + j % V * kLanes;
-    __builtin_prefetch(step + kStreamAhead / 4);
-    const Vi words = load_int(step);
-    const Vf a = low_columns(words), b = high_columns(words);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const Vf s = set1(x[r * kWords]);
-      low[r][j] = fma(s, a, low[r][j]);
-      high[r][j] = fma(s, b, high[r][j]);
-    }
-  }
-}
-
 // The chains of a chunk in multiply-adds.
-template <int R, int V, int P>
-INLINE void add_steps(Vf (&low)[R][P * V], Vf (&high)[R][P * V], const Halves<R>& x, const uint32_t* const (&panels)[P],
-                      int64_t n, int c) {
+template <int R, int P>
+INLINE void add_steps(HalfSums<R, P>& sums, const Halves<R>& x, const uint8_t* const (&panels)[P], int64_t n, int c) {
+  constexpr int64_t step = HalfSums<R, P>::kBytes;
   int64_t i = 0;
   for (; i + 2 <= n; i += 2) {
-    add_step<R, V>(low, high, &x.first[0][i / 2], panels, i * kHalf + c);
-    add_step<R, V>(low, high, &x.second[0][i / 2], panels, (i + 1) * kHalf + c);
+    sums.template add<BFloat16Step>(&x.first[0][i / 2], panels, i * step, c);
+    sums.template add<BFloat16Step>(&x.second[0][i / 2], panels, (i + 1) * step, c);
   }
-  if (i < n) add_step<R, V>(low, high, &x.first[0][i / 2], panels, i * kHalf + c);
+  if (i < n) sums.template add<BFloat16Step>(&x.first[0][i / 2], panels, i * step, c);
 }
 
 // The same in dot products of two steps.
-template <int R, int V, int P>
-INLINE void add_pairs(Vf (&low)[R][P * V], Vf (&high)[R][P * V], const uint32_t* x, const uint32_t* const (&panels)[P],
-                      int64_t n, int c) {
-  alignas(64) static const uint32_t nothing[kHalf] = {};  // of the step behind an odd last one
+template <int R, int P>
+INLINE void add_pairs(HalfSums<R, P>& sums, const uint32_t* x, const uint8_t* const (&panels)[P], int64_t n, int c) {
+  constexpr int V = HalfSums<R, P>::V;
+  constexpr int64_t bytes = HalfSums<R, P>::kBytes;
+  alignas(64) static const uint8_t nothing[bytes] = {};  // the step behind an odd last one
   for (int64_t i = 0; i < n; i += 2)
 #pragma GCC unroll 16
     for (int j = 0; j < P * V; ++j) {
-      const uint32_t* step = panels[j / V] + i * kHalf + c + j % V * kLanes;
-      const Vi a = load_int(step), b = load_int(i + 1 < n ? step + kHalf : nothing + c + j % V * kLanes);
-      __builtin_prefetch(step + kStreamAhead / 4);
-      __builtin_prefetch(step + kStreamAhead / 4 + kHalf);
+      const int64_t at = (c + j % V * kLanes) * 4;
+      const uint8_t* step = panels[j / V] + i * bytes + at;
+      const Vi a = load_int(step), b = load_int(i + 1 < n ? step + bytes : nothing + at);
+      __builtin_prefetch(step + kStreamAhead);
+      __builtin_prefetch(step + kStreamAhead + bytes);
       const Vi low_pairs = or_int(shift_left<16>(a), and_int(b, set1_int(0xffff)));
       const Vi high_pairs = or_int(and_int(a, set1_int(static_cast<int32_t>(0xffff0000u))), shift_right<16>(b));
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
         const Vi s = set1_int(static_cast<int32_t>(x[r * kWords + i / 2]));
-        low[r][j] = dot_halves(low[r][j], low_pairs, s);
-        high[r][j] = dot_halves(high[r][j], high_pairs, s);
+        sums.low[r][j] = dot_halves(sums.low[r][j], low_pairs, s);
+        sums.high[r][j] = dot_halves(sums.high[r][j], high_pairs, s);
       }
     }
 }
 
 // sums += R rows times n steps of P panels; R or P is 1.   sums: (R, kPanel) or (P, kPanel)
 template <int R, int P>
-INLINE void bfloat16_chain(const uint32_t* x, const uint32_t* const (&panels)[P], int64_t n, float* sums) {
-  constexpr int V = R == 1 ? kHalf / kLanes : 1, C = P * V;
+INLINE void bfloat16_chain(const uint32_t* x, const uint8_t* const (&panels)[P], int64_t n, float* sums) {
   Halves<kDotHalves ? 1 : R> halves;
   if (!kDotHalves) halves.take(x, (n + 1) / 2);
-  for (int c = 0; c < kHalf; c += V * kLanes) {
-    Vf low[R][C], high[R][C];
-    set_zero(low), set_zero(high);
+  for (int c = 0; c < kHalf; c += HalfSums<R, P>::V * kLanes) {
+    HalfSums<R, P> chunk;
+    set_zero(chunk.low), set_zero(chunk.high);
     if constexpr (kDotHalves) {
-      add_pairs<R, V>(low, high, x, panels, n, c);
+      add_pairs(chunk, x, panels, n, c);
     } else {
-      add_steps<R, V>(low, high, halves, panels, n, c);
+      add_steps(chunk, halves, panels, n, c);
     }
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 16
-      for (int j = 0; j < C; ++j) {
-        float* s = sums + (r + j / V) * kPanel + c + j % V * kLanes;
-        store(s, load(s) + low[r][j]);
-        store(s + kHalf, load(s + kHalf) + high[r][j]);
-      }
+    chunk.add_to(sums, c);
   }
 }
 
@@ -116,8 +91,8 @@ struct Bfloat16Panel {
  private:
   template <int R, int P>
   static INLINE void chain(const char* x, const uint8_t* panels, int64_t size, int64_t k, int64_t n, float* sums) {
-    const uint32_t* from[P];
-    for (int p = 0; p < P; ++p) from[p] = reinterpret_cast<const uint32_t*>(panels + p * size) + k * kHalf;
+    const uint8_t* from[P];
+    for (int p = 0; p < P; ++p) from[p] = panels + p * size + k * kPanel * 2;
     bfloat16_chain<R, P>(reinterpret_cast<const uint32_t*>(x), from, n, sums);
   }
 };

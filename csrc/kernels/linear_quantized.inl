@@ -171,8 +171,7 @@ INLINE void int4_columns(const int8_t* q, const uint8_t* group, int64_t n, const
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
       const Vi words = load_int(group + (c + v * kLanes) * 4);
-      const Vf scale_low = as_float(shift_left<16>(words));
-      const Vf scale_high = as_float(and_int(words, set1_int(static_cast<int32_t>(0xffff0000u))));
+      const Vf scale_low = low_columns(words), scale_high = high_columns(words);
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
         const Vi offset = set1_int(group_sums[r * ld + g]);

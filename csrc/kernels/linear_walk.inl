@@ -55,6 +55,52 @@ constexpr int kHalf = kPanel / 2;
 INLINE Vf low_columns(Vi words) { return as_float(shift_left<16>(words)); }
 INLINE Vf high_columns(Vi words) { return as_float(and_int(words, set1_int(static_cast<int32_t>(0xffff0000u)))); }
 
+// A step of bfloat16, widened in registers: columns c.. and 16 + c.. of it.
+struct BFloat16Step {
+  static INLINE void widen(const uint8_t* step, int c, Vf& low, Vf& high) {
+    const Vi words = load_int(step + c * 4);
+    low = low_columns(words), high = high_columns(words);
+  }
+};
+
+// Sums of R rows and the columns c.. and 16 + c.. of P panels, V vectors of each; R or P is 1.
+template <int R, int P>
+struct HalfSums {
+  static constexpr int V = R == 1 ? kHalf / kLanes : 1, C = P * V;
+  static constexpr int64_t kBytes = kPanel * 2;  // of a step
+  Vf low[R][C], high[R][C];
+
+  // One step, at panels + at: x[r * kLinearFloats] times its columns.
+  template <class Step>
+  INLINE void add(const float* x, const uint8_t* const (&panels)[P], int64_t at, int c) {
+#pragma GCC unroll 16
+    for (int j = 0; j < C; ++j) {
+      const uint8_t* step = panels[j / V] + at;
+      if (j % V == 0) __builtin_prefetch(step + kStreamAhead);  // a step is a line
+      Vf a, b;
+      Step::widen(step, c + j % V * kLanes, a, b);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const Vf s = set1(x[r * kLinearFloats]);
+        low[r][j] = fma(s, a, low[r][j]);
+        high[r][j] = fma(s, b, high[r][j]);
+      }
+    }
+  }
+
+  // sums: (R, kPanel) or (P, kPanel)
+  INLINE void add_to(float* sums, int c) const {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+      for (int j = 0; j < C; ++j) {
+        float* s = sums + (r + j / V) * kPanel + c + j % V * kLanes;
+        store(s, load(s) + low[r][j]);
+        store(s + kHalf, load(s + kHalf) + high[r][j]);
+      }
+  }
+};
+
 // Runs Panel::tile for exactly `rows` rows, 1 <= rows <= R.
 template <class Panel, int R>
 INLINE void linear_tile_of(int rows, const char* x, const uint8_t* panel, int64_t k, int64_t n, float* sums, int tile,
