@@ -18,7 +18,7 @@ import fastattn
 Array = NDArray[Any]
 U = 2.0**-24
 TINY = 2.0**-120  # exponentials below 2^-126 are flushed to zero
-BLOCK = 128  # keys per softmax block
+BLOCK = 256  # keys per softmax block
 
 
 @contextmanager
