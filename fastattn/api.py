@@ -26,6 +26,7 @@ from fastattn.packing import COMPUTE_TYPES, Progress
 from fastattn.runtime import (
     CACHE_TYPES,
     AttentionRecord,
+    Capture,
     FloatArray,
     IntArray,
     NativePrograms,
@@ -454,10 +455,10 @@ class Model:
 
     # --- what is behind an output ---------------------------------------------------------------------------------------
 
-    def _capturing(self) -> Session:
-        """A session that records attention, and is not kept: its buffers are large."""
+    def _capturing(self, what: Capture) -> Session:
+        """A session that is not kept: attention takes much memory, and so do the states of a long text."""
         session = self._new_session(self.num_threads)
-        session.capture = True
+        session.capture = what
         return session
 
     def _forced(
@@ -469,16 +470,16 @@ class Model:
     def _replayed(self, source: Source, fed: IntArray, select: Select) -> tuple[StepResult | None, StepResult]:
         """Records the steps that chose tokens: all rows of `fed` behind an encoder, those from the prompt's last on
         without one."""
-        session = self._capturing()
+        session = self._capturing(Capture.ATTENTION)
         if self._architecture.has_encoder:
             encoded, (result,) = self._forced(session, [source], [fed], select)
             return encoded, result
         first = len(source.ids) - 1
         session.start(1)
         if first:
-            session.capture = False
+            session.capture = Capture.NOTHING
             session.step([fed[:first]])
-            session.capture = True
+            session.capture = Capture.ATTENTION
         return None, forced(session, [fed[first:]], select, sequential=False)[0]
 
     def _attention(self, source: Source, prompt: IntArray, ids: Sequence[int]) -> AttentionMap:
@@ -621,16 +622,16 @@ class Model:
         """The last hidden states, of the encoder where there is one: float32 [source, C] for one input, a list of them for
         many."""
         many, listed = as_list(inputs)
-        session = self._capturing()
+        session = self._capturing(Capture.TAPS)
         states = [self._states(session, source.ids) for source in self._sources(listed)]
         return states if many else states[0]
 
     def _states(self, session: Session, ids: IntArray) -> FloatArray:
         if self._architecture.has_encoder:
             return session.encode([ids]).taps["last_hidden_state"]
-        session.start(1)  # in pieces: the attention recorded on the way grows with the rows of a step
-        pieces = [session.step([ids[i : i + _CHUNK]], all_rows=True) for i in range(0, len(ids), _CHUNK)]
-        return np.concatenate([piece.taps["last_hidden_state"] for piece in pieces])
+        session.start(1)
+        pieces = (session.step([ids[i : i + _FED]], all_rows=True).taps for i in range(0, len(ids), _FED))
+        return np.concatenate([piece["last_hidden_state"] for piece in pieces])
 
     def embed(self, texts: Any) -> FloatArray:
         """Sentence vectors: the mean of the last hidden states (see `encode`), scaled to length 1; float32 [C], or [texts, C]
@@ -647,7 +648,7 @@ _LOG_PROBS = Select(logits=True, log_probs=True)
 _STATES = ("attentional_state", "decoder_state", "last_hidden_state")  # what the output is computed from, by family
 _PROFILED = 32  # tokens of the input, and new ones, that are profiled where nothing else is asked for
 _SCORED = 32  # most inputs scored together: every logit of their targets is kept until the wanted ones are picked
-_CHUNK = 64  # tokens fed at a time where attention weights are recorded on the way
+_FED = 512  # tokens fed at a time where all states are wanted: a layer's are several times as wide
 
 
 def _each(names: str, given: Sequence[Any], read: Callable[[Any], _Read]) -> list[_Read]:

@@ -58,7 +58,7 @@ class Graph:
         return value
 
     def tap(self, value: Value, name: str) -> Value:
-        """Names a value that a session with `capture` returns in `StepResult.taps`."""
+        """Names a value that a session that captures returns in `StepResult.taps`."""
         self.taps[name] = value.index
         return value
 

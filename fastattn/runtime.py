@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Protocol
 
 import numpy as np
@@ -42,6 +43,15 @@ class Select:
     logits: bool = False
 
 
+class Capture(IntEnum):
+    """What a step gives back beside its results: the graph's named values (taps), or these and all attention weights, whose
+    size grows with rows times keys in every layer."""
+
+    NOTHING = 0
+    TAPS = 1
+    ATTENTION = 2
+
+
 @dataclass
 class AttentionRecord:
     """Weights of one attention layer in one step: kind "self", "cross" or "encoder"; weights float32 [rows, H, S]."""
@@ -56,8 +66,8 @@ class StepResult:
     """What a step gives back. rows = batch, or all tokens of the step when `all_rows` was asked for.
 
     scores float32 [rows, k] descending, tokens int32 [rows, k], log_sum_exp float32 [rows] of the raw logits (empty when
-    neither k nor logits was asked for), logits float32 [rows, V] or None; with capture also attention and named values (taps),
-    with a row for each token of the step, or, of what is computed after the last attention, for each of `rows`.
+    neither k nor logits was asked for), logits float32 [rows, V] or None; with `Capture` also attention and named values
+    (taps), with a row for each token of the step, or, of what is computed after the last attention, for each of `rows`.
     """
 
     scores: FloatArray
@@ -96,7 +106,7 @@ class GraphCost:
 class Session(Protocol):
     """Sequences in flight, with their caches, memories and states; not shared between threads."""
 
-    capture: bool
+    capture: int  # a Capture
 
     @property
     def batch(self) -> int:
@@ -218,7 +228,7 @@ class NativeSession:
             programs = graphs
         else:
             programs = NativePrograms(graphs, weights or {}, num_threads or _native.get_num_threads(), cache_type)
-        self.capture = False
+        self.capture: int = Capture.NOTHING
         self._programs = programs
         self._native = _native.Session(
             programs.encoder, programs.decoder, num_threads or programs.num_threads, programs.cache_type

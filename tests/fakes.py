@@ -38,7 +38,7 @@ class TableSession:
     """The Session contract over a table of logits [rows, V]."""
 
     def __init__(self, table: FloatArray, max_positions: int | None = None) -> None:
-        self.table, self.capture, self.batch = table, False, 0
+        self.table, self.capture, self.batch = table, 0, 0
         self.states: list[int] = []
         self.positions: list[int] = []
         self.rows_computed = 0  # how many rows of logits decoding has asked for

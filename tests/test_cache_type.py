@@ -9,7 +9,7 @@ from toys import VOCABULARY, transformer
 import fastattn
 from fastattn.errors import OptionError
 from fastattn.reference.stateful import round_cached
-from fastattn.runtime import CACHE_TYPES, NativeSession, Select
+from fastattn.runtime import CACHE_TYPES, Capture, NativeSession, Select
 
 
 def test_load_takes_a_cache_type() -> None:
@@ -62,7 +62,7 @@ def test_threads_share_one_long_context(kind: str, kv_heads: int, window: int) -
         session = NativeSession(toy.graphs, toy.weights, num_threads=threads, cache_type=kind)
         session.start(1)
         session.step([prompt])
-        session.capture = True
+        session.capture = Capture.ATTENTION
         results = [session.step(np.array([token], np.int32), Select(logits=True)) for token in then]
         found.append([r.logits for r in results] + [a.weights for r in results for a in r.attention])
     for a, b in zip(*found, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,22 @@ def test_hidden_states_and_attention_equal_hugging_faces(name: str) -> None:
         theirs = data["own"][:, i, :, 1 : len(row) - 1, : len(row) - 1]
         assert np.abs(found.self - theirs).max() < 1e-5
         assert found.decoder_tokens == tuple(map(str, row[:-1])) and found.target_tokens == tuple(map(str, row[2:]))
+
+
+def test_states_of_a_long_text_take_no_memory_for_attention(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "llama", tmp_path / "long")
+    config = tmp_path / "long" / "config.json"
+    config.write_text(config.read_text().replace('"max_position_embeddings": 64', '"max_position_embeddings": 4096'))
+    model = fastattn.load(tmp_path / "long")
+    tracemalloc.start()
+    try:
+        states = model.encode(np.arange(1500) % 50)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * states.nbytes + (1 << 20)  # the weights of a single head would be 9 MB
+    short = model.encode(np.arange(600) % 50)
+    assert (states[:600] == short).all()
 
 
 @pytest.mark.parametrize("backend", ["native", "reference"])
@@ -366,7 +383,7 @@ def test_cosines_and_sines_are_the_nearest_floats_at_every_position(isa: str) ->
     from fastattn.graph import tracing
     from fastattn.models.rope import read_rope
     from fastattn.nn import Rotary
-    from fastattn.runtime import NativeSession
+    from fastattn.runtime import Capture, NativeSession
 
     inv_freq, scale = read_rope({"rope_theta": 500000.0}, 8, 131072)
     rotary = Rotary(8, scale)
@@ -377,7 +394,7 @@ def test_cosines_and_sines_are_the_nearest_floats_at_every_position(isa: str) ->
     with fastattn.isa.use(isa):
         session = NativeSession({"decoder": graph}, {"inv_freq": inv_freq}, num_threads=2)
         session.start(1)
-        session.capture = True
+        session.capture = Capture.ATTENTION
         turns = session.step([np.zeros(positions, np.int32)]).taps["turns"]
     angles = (np.arange(positions, dtype=np.float32)[:, None] * inv_freq).astype(np.float64)
     exact = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)

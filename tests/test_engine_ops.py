@@ -20,7 +20,7 @@ from fastattn import graph as g
 from fastattn import nn
 from fastattn.ops.table import ACTIVATIONS, OPS
 from fastattn.reference.stateful import relative_buckets
-from fastattn.runtime import Select
+from fastattn.runtime import Capture, Select
 
 EPS = float(np.finfo(np.float32).eps)
 ROUNDINGS = 4
@@ -91,7 +91,7 @@ def run(backend: Backend, toy: Toy, counts: list[int], steps: int = 2) -> list[d
     """Taps of some steps; ids depend on the step only, so that every backend sees the same."""
     rng = np.random.default_rng(0)
     session = backend.session(toy)
-    session.capture = True
+    session.capture = Capture.ATTENTION
     taps = []
     sources = [rng.integers(0, ROWS, n).astype(np.int32) for n in counts[::-1]]
     if toy.has_encoder:
@@ -470,7 +470,7 @@ def test_copied_values_give_the_same_bits(name: str) -> None:
 
     def out(backend: Backend, *ids: np.ndarray) -> np.ndarray:
         session = backend.session(toy)
-        session.capture = True
+        session.capture = Capture.ATTENTION
         session.start(len(ids))
         return session.step(list(ids), all_rows=True).taps["out0"]
 
@@ -533,7 +533,7 @@ def test_native_buckets_are_the_references(buckets: int, furthest: int, both_way
     for backend in NATIVE:
         with backend.active():
             session = backend.session(Toy({"decoder": graph}, maker.weights))
-            session.capture = True
+            session.capture = Capture.ATTENTION
             session.start(1)
             found = np.log(session.step([np.zeros(keys, np.int32)]).attention[0].weights[:, 0])
         distance = np.arange(keys) - np.arange(keys)[:, None]

@@ -17,7 +17,7 @@ from toys import POSITIONS, TOYS, VOCABULARY, Backend, Toy, backends, transforme
 
 from fastattn import _native
 from fastattn.errors import InputError
-from fastattn.runtime import Select
+from fastattn.runtime import Capture, Select
 
 BACKENDS = backends()
 CACHING = ["transformer", "grouped", "decoder-only", "wide", "buckets", "slopes", "bfloat16 cache", "int8 cache"]
@@ -46,7 +46,7 @@ def begin(session: Any, toy: Toy, sources: list[np.ndarray]) -> Any:
     return session.start(len(sources))
 
 
-def fresh(backend: Backend, toy: Toy, sources: list[np.ndarray], capture: bool = False) -> Any:
+def fresh(backend: Backend, toy: Toy, sources: list[np.ndarray], capture: Capture = Capture.NOTHING) -> Any:
     session = backend.session(toy)
     session.capture = capture
     begin(session, toy, sources)
@@ -83,13 +83,13 @@ def test_captured_attention_and_taps_do_not_depend_on_the_batch(
     toy, rng = toys[name], np.random.default_rng(1)
     sources, history = [ids(rng, n) for n in (7, 19, 1)], [ids(rng, 1) for _ in range(3)]
     together = backend.session(toy)
-    together.capture = True
+    together.capture = Capture.ATTENTION
     encoded = begin(together, toy, sources)
     result = together.step(history, LOGITS)
     start = 0
     for i, source in enumerate(sources):
         alone = backend.session(toy)
-        alone.capture = True
+        alone.capture = Capture.ATTENTION
         encoded_alone, one = begin(alone, toy, [source]), alone.step([history[i]], LOGITS)
         pairs = [(slice(i, i + 1), result, one)]
         if encoded is not None:
@@ -167,7 +167,7 @@ def test_what_fails_half_way_ends_the_batch(toys: dict[str, Toy], name: str) -> 
     toy, rng = toys[name], np.random.default_rng(15)
     sources, tokens = [ids(rng, 7), ids(rng, 3)], [ids(rng, 40), ids(rng, 18)]
     native = next(b for b in BACKENDS if not b.name.startswith("reference"))
-    session = fresh(native, toy, sources, capture=True)
+    session = fresh(native, toy, sources, capture=Capture.ATTENTION)
     expected = feed(session, toy, tokens)
     with pytest.raises(MemoryError):
         session.start(2**58)
@@ -211,17 +211,24 @@ def test_sequences_of_different_ages_step_together(backend: Backend, toys: dict[
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_recording_attention_changes_nothing(backend: Backend, toys: dict[str, Toy], name: str) -> None:
+def test_capturing_changes_nothing_and_gives_what_was_asked_for(
+    backend: Backend, toys: dict[str, Toy], name: str
+) -> None:
     toy, rng = toys[name], np.random.default_rng(4)
     sources, history = [ids(rng, 3), ids(rng, 21)], [ids(rng, 18), ids(rng, 18)]
-    plain, recorded = (fresh(backend, toy, sources, capture) for capture in (False, True))
-    backend.assert_same(feed(plain, toy, history), feed(recorded, toy, history))
+    plain, tapped, recorded = (fresh(backend, toy, sources, capture) for capture in Capture)
+    fed = feed(plain, toy, history)
     token, select = np.array([1, 2], np.int32), Select(k=5, log_probs=True)
-    a, b = plain.step(token, select), recorded.step(token, select)
+    a = plain.step(token, select)
     assert not a.attention and not a.taps
-    backend.assert_same(a.scores, b.scores)
-    backend.assert_same(a.tokens, b.tokens)
-    backend.assert_same(a.log_sum_exp, b.log_sum_exp)
+    for session in (tapped, recorded):
+        backend.assert_same(fed, feed(session, toy, history))
+        b = session.step(token, select)
+        backend.assert_same(a.scores, b.scores)
+        backend.assert_same(a.tokens, b.tokens)
+        backend.assert_same(a.log_sum_exp, b.log_sum_exp)
+        assert bool(b.attention) == (session is recorded)
+        assert set(toy.graphs["decoder"].taps) <= set(b.taps)
 
 
 @pytest.mark.parametrize("name", TOYS)
@@ -229,7 +236,7 @@ def test_attention_records_are_distributions_over_the_keys(backend: Backend, toy
     toy, rng = toys[name], np.random.default_rng(5)
     sources = [ids(rng, 3), ids(rng, 20)]
     session = backend.session(toy)
-    session.capture = True
+    session.capture = Capture.ATTENTION
     encoded = begin(session, toy, sources)
     session.step([ids(rng, 1), ids(rng, 1)])
     result = session.step([ids(rng, 1), ids(rng, 1)])
@@ -283,7 +290,7 @@ def test_beams_of_a_long_prompt_read_its_blocks_together(backend: Backend, toys:
     """Beams that share whole blocks of pages, beside a sequence of its own, are what each is from scratch."""
     toy, rng = toys[name], np.random.default_rng(13)
     sources, histories = [ids(rng, 5), ids(rng, 9)], [ids(rng, 530), ids(rng, 260)]
-    session, owners = fresh(backend, toy, sources, capture=True), [0, 1]
+    session, owners = fresh(backend, toy, sources, capture=Capture.ATTENTION), [0, 1]
     feed(session, toy, histories)
     for parents in ([0, 0, 1, 0, 1], [3, 1, 0, 2, 4, 2]):
         session.reorder(np.array(parents, np.int32))
@@ -293,7 +300,7 @@ def test_beams_of_a_long_prompt_read_its_blocks_together(backend: Backend, toys:
             histories = [np.append(h, t).astype(np.int32) for h, t in zip(histories, new, strict=True)]
             result = session.step(new, LOGITS)
     for i, (owner, history) in enumerate(zip(owners, histories, strict=True)):
-        scratch = fresh(backend, toy, [sources[owner]], capture=True)
+        scratch = fresh(backend, toy, [sources[owner]], capture=Capture.ATTENTION)
         scratch.step([history[:-2]])
         alone = scratch.step([history[-2:]], LOGITS)
         backend.assert_same(result.logits[i], alone.logits[0], f"beam {i}")

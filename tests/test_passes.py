@@ -15,7 +15,7 @@ import fastattn
 from fastattn import cli, nn, runtime
 from fastattn import graph as g
 from fastattn.passes import PASSES, optimise
-from fastattn.runtime import Select
+from fastattn.runtime import Capture, Select
 
 NATIVE = [backend for backend in backends() if backend.exact]
 
@@ -66,7 +66,7 @@ ALL: dict[str, Any] = {**TOYS, **{form: lambda form=form: gates(form) for form i
 def run(backend: Backend, toy: Toy, all_rows: bool) -> list[np.ndarray]:
     """Logits, best tokens and taps of some steps; of a tap only the rows that want an output, which every graph computes."""
     session = backend.session(toy)
-    session.capture = True
+    session.capture = Capture.ATTENTION
     found = []
     if toy.has_encoder:
         taps = session.encode([np.arange(11, dtype=np.int32), np.arange(3, dtype=np.int32)]).taps

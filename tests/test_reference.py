@@ -367,12 +367,12 @@ def test_a_session_names_missing_and_misshapen_tensors() -> None:
 def test_results_have_the_dtype_of_the_session() -> None:
     from toys import translator
 
-    from fastattn.runtime import Select
+    from fastattn.runtime import Capture, Select
 
     toy = translator("gru")
     for dtype in (np.float32, np.float64):
         session = reference.ReferenceSession(toy.graphs, toy.weights, dtype)
-        session.capture = True
+        session.capture = Capture.ATTENTION
         session.encode([np.arange(3, dtype=np.int32)])
         result = session.step(np.array([1], np.int32), Select(k=2, logits=True, log_probs=True))
         arrays = [result.scores, result.log_sum_exp, result.logits, *result.taps.values(), result.attention[0].weights]

@@ -207,20 +207,18 @@ py::tuple captured(PySession& session) {
   const Program& program = session.last_program();
   py::list attention;
   py::dict taps;
-  if (f.capture) {
-    for (size_t i = 0; i < program.records.size(); ++i) {
-      const Record& r = f.records[i];
-      const std::vector<py::ssize_t> shape = {r.rows, r.heads, r.span};
-      py::object scores = py::none();
-      if (r.scores.size()) scores = copied(r.scores.data(), shape);
-      attention.append(
-          py::make_tuple(kinds[static_cast<int>(r.kind)], r.layer, copied(r.weights.data(), shape), scores));
-    }
-    for (const Tap& tap : program.taps) {
-      const ValueInfo& info = program.values[static_cast<size_t>(tap.value)];
-      taps[py::str(tap.name)] = copied(static_cast<const float*>(f.data(tap.value)),
-                                       {static_cast<py::ssize_t>(f.rows(info.rows)), info.cols});
-    }
+  for (size_t i = 0; f.records && i < program.records.size(); ++i) {
+    const Record& r = f.records[i];
+    const std::vector<py::ssize_t> shape = {r.rows, r.heads, r.span};
+    py::object scores = py::none();
+    if (r.scores.size()) scores = copied(r.scores.data(), shape);
+    attention.append(py::make_tuple(kinds[static_cast<int>(r.kind)], r.layer, copied(r.weights.data(), shape), scores));
+  }
+  if (f.capture == Capture::nothing) return py::make_tuple(attention, taps);
+  for (const Tap& tap : program.taps) {
+    const ValueInfo& info = program.values[static_cast<size_t>(tap.value)];
+    taps[py::str(tap.name)] =
+        copied(static_cast<const float*>(f.data(tap.value)), {static_cast<py::ssize_t>(f.rows(info.rows)), info.cols});
   }
   return py::make_tuple(attention, taps);
 }
@@ -247,16 +245,22 @@ int64_t total(const Ints& ids, const Longs& lengths) {
   return tokens;
 }
 
+// Numbered as fastattn.runtime.Capture.
+Capture capture_of(int number) {
+  if (number < 0 || number > 2) throw std::invalid_argument("capture is 0, 1 or 2, not " + std::to_string(number));
+  return static_cast<Capture>(number);
+}
+
 void start(PySession& session, int64_t batch) {
   const Turn turn(session);
   session.start(batch);
 }
 
-void encode(PySession& session, const Ints& ids, const Longs& lengths, bool capture) {
+void encode(PySession& session, const Ints& ids, const Longs& lengths, int capture) {
   const Turn turn(session);
   total(ids, lengths);
   const Unlocked unlocked;
-  session.encode(ids.data(), lengths.data(), lengths.shape(0), capture);
+  session.encode(ids.data(), lengths.data(), lengths.shape(0), capture_of(capture));
 }
 
 using Csr = std::optional<std::pair<Ints, Ints>>;
@@ -281,7 +285,7 @@ void attach(const Csr& csr, int64_t rows, int64_t vocabulary, const char* what, 
 }
 
 py::tuple step(PySession& session, const Ints& ids, const Longs& lengths, int k, bool log_probs, float penalty,
-               const Csr& penalised, const Csr& banned, bool logits, bool all_rows, bool capture, int64_t vocabulary) {
+               const Csr& penalised, const Csr& banned, bool logits, bool all_rows, int capture, int64_t vocabulary) {
   const Turn turn(session);
   Select select;
   select.k = k, select.log_probs = log_probs, select.logits = logits, select.penalty = penalty;
@@ -290,7 +294,7 @@ py::tuple step(PySession& session, const Ints& ids, const Longs& lengths, int k,
   attach(banned, rows, vocabulary, "banned", &select.banned_rows, &select.banned);
   {
     const Unlocked unlocked;
-    session.step(ids.data(), lengths.data(), lengths.shape(0), select, all_rows, capture);
+    session.step(ids.data(), lengths.data(), lengths.shape(0), select, all_rows, capture_of(capture));
   }
   return results_of(session, k);
 }

@@ -115,7 +115,7 @@ void Session::check(const Program& program, const int32_t* ids, const int64_t* l
   }
 }
 
-void Session::encode(const int32_t* ids, const int64_t* lengths, int64_t batch, bool capture) {
+void Session::encode(const int32_t* ids, const int64_t* lengths, int64_t batch, Capture capture) {
   const Clock::time_point since = profiling_ ? Clock::now() : Clock::time_point{};
   if (!encoder_) bad("this model has no encoder: use start()");
   if (batch < 1) bad("encode takes at least one sequence: got " + std::to_string(batch));
@@ -156,19 +156,20 @@ void Session::check(const Program& program, const Select& select) {
 }
 
 void Session::step(const int32_t* ids, const int64_t* lengths, int64_t batch, const Select& select, bool all_rows,
-                   bool capture) {
+                   Capture capture) {
   if (encoder_ && !encoded_) bad("step before encode: this model's decoder attends to an encoded input");
   if (batch != batch_)
     bad("step takes one token array per sequence: got " + std::to_string(batch) + " for a batch of " +
         std::to_string(batch_));
   check(*decoder_, ids, lengths, batch);
   check(*decoder_, select);
-  const int64_t pieces = all_rows || capture || !decoder_->cuttable ? 1 : pieces_of(lengths, batch);
+  const int64_t pieces = all_rows || capture != Capture::nothing || !decoder_->cuttable ? 1 : pieces_of(lengths, batch);
   all_or_nothing([&] {
     if (pieces == 1) return feed(ids, lengths, batch, select, all_rows, capture);
     for (int64_t piece = 0; piece < pieces; ++piece) {
       cut(ids, lengths, batch, piece, pieces);
-      feed(piece_ids_.data(), piece_lengths_.data(), batch, piece + 1 < pieces ? kNothing : select, false, false);
+      feed(piece_ids_.data(), piece_lengths_.data(), batch, piece + 1 < pieces ? kNothing : select, false,
+           Capture::nothing);
     }
   });
 }
@@ -186,7 +187,7 @@ void Session::cut(const int32_t* ids, const int64_t* lengths, int64_t batch, int
 }
 
 void Session::feed(const int32_t* ids, const int64_t* lengths, int64_t batch, const Select& select, bool all_rows,
-                   bool capture) {
+                   Capture capture) {
   const Clock::time_point begin = profiling_ ? Clock::now() : Clock::time_point{};
   lay_out(*decoder_, ids, lengths, batch, all_rows);
   prepare_results(*decoder_, select);
@@ -204,7 +205,7 @@ int64_t Session::greedy(const int32_t* ids, int64_t batch, int64_t most, const S
   const Clock::time_point begin = Clock::now();
   const auto stopped = [&](int32_t token) { return std::find(stops, stops + stop_count, token) != stops + stop_count; };
   for (int64_t done = 0; done < most; ids = tokens, tokens += batch, scores += batch) {
-    step(ids, ones_.data(), batch, best, false, false);
+    step(ids, ones_.data(), batch, best, false, Capture::nothing);
     for (int64_t s = 0; s < batch; ++s) {
       tokens[s] = results_.tokens[static_cast<size_t>(s)];
       scores[s] = results_.scores[static_cast<size_t>(s)] - results_.log_sum_exp[static_cast<size_t>(s)];
@@ -265,9 +266,10 @@ void Session::prepare_results(const Program& program, const Select& select) {
   results.log_sum_exp.resize(select.k || select.logits ? rows : 0);
 }
 
-void Session::prepare_records(const Program& program, bool capture) {
+void Session::prepare_records(const Program& program, Capture capture) {
   frame_.capture = capture;
-  if (!capture) return;
+  frame_.records = nullptr;
+  if (capture != Capture::attention) return;
   if (records_.size() < program.records.size()) records_.resize(program.records.size());
   frame_.records = records_.data();
   int64_t own = 0, memory = 0;

@@ -21,12 +21,12 @@ class Session {
   // Starts a batch of `batch` sequences at position 0, forgetting the ones before.
   void start(int64_t batch);
   // start(), then runs the encoder on ragged ids. Throws std::invalid_argument on bad ids or lengths.
-  void encode(const int32_t* ids, const int64_t* lengths, int64_t batch, bool capture);
+  void encode(const int32_t* ids, const int64_t* lengths, int64_t batch, Capture capture);
   // Feeds lengths[s] tokens to every sequence, many of them in pieces. Results are in frame().
   // What is thrown for bad arguments leaves the session as it was; anything else, as where memory runs out, ends the
   // batch: start() or encode() must come next.
   void step(const int32_t* ids, const int64_t* lengths, int64_t batch, const Select& select, bool all_rows,
-            bool capture);
+            Capture capture);
   // Up to `most` steps of one token a sequence, each fed with the best tokens of the one before, and no more after one
   // in which a token is among `stops`, nor after a tenth of a second. best: k = 1 and perhaps bans, the same in every
   // step. Returns how many steps it took, at least one; tokens, and their log-probabilities in scores: (most, batch).
@@ -53,12 +53,12 @@ class Session {
   void begin(int64_t batch);
   void remember(const int64_t* lengths, int64_t batch);
   void feed(const int32_t* ids, const int64_t* lengths, int64_t batch, const Select& select, bool all_rows,
-            bool capture);
+            Capture capture);
   void cut(const int32_t* ids, const int64_t* lengths, int64_t batch, int64_t piece, int64_t pieces);
   void lay_out(const Program& program, const int32_t* ids, const int64_t* lengths, int64_t batch, bool all_rows);
   void reserve_pages();
   void prepare_results(const Program& program, const Select& select);
-  void prepare_records(const Program& program, bool capture);
+  void prepare_records(const Program& program, Capture capture);
   void prepare_memory(const Program& program);
   void execute(const Program& program);
   template <class Follower>

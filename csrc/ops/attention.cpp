@@ -36,7 +36,7 @@ struct Heads : HeadSizes {
       : HeadSizes(n, f),
         q(f.data(n.inputs[0])),
         out(f.data(n.outputs[0])),
-        record(f.capture ? &f.records[static_cast<size_t>(n.record)] : nullptr) {}
+        record(f.records ? &f.records[static_cast<size_t>(n.record)] : nullptr) {}
 };
 
 // Pages of one key/value head, `total` keys long; ldv floats between two values.

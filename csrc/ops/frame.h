@@ -34,7 +34,10 @@ struct Attrs {
 
 enum class Kind : int { self, cross, encoder };
 
-// Attention weights of one layer in this step, filled when the session captures: (rows, heads, span).
+// What a step keeps for its caller beside its results: the graph's taps, or these and all attention weights.
+enum class Capture : int { nothing, taps, attention };
+
+// Attention weights of one layer in this step, where they are captured: (rows, heads, span).
 struct Record {
   Kind kind = Kind::self;
   int64_t layer = 0, rows = 0, heads = 0, span = 0;
@@ -113,8 +116,8 @@ struct Frame {
   float* const* scratch = nullptr;  // by thread
   State* state = nullptr;
   const KernelTable* kernel = nullptr;  // of this step: threads read what others have packed
-  bool capture = false;
-  Record* records = nullptr;
+  Capture capture = Capture::nothing;
+  Record* records = nullptr;  // null: attention is not captured
   const Select* select = nullptr;
   Results* results = nullptr;
 

@@ -161,7 +161,7 @@ void run_rnn_attention(const Node& n, Frame& f, Team& team) {
     }
     k.softmax_row(scores, memory.length, weights);
     k.weighted_sum(weights, values, C, memory.length, C, f.data(n.outputs[0]) + s * C);
-    if (f.capture) {
+    if (f.records) {
       Record& record = f.records[static_cast<size_t>(n.record)];
       std::memcpy(record.weights.data() + s * record.span, weights, static_cast<size_t>(memory.length) * sizeof(float));
       std::memcpy(record.scores.data() + s * record.span, scores, static_cast<size_t>(memory.length) * sizeof(float));

@@ -13,7 +13,7 @@ from fastattn.errors import InputError
 from fastattn.reference.dense import Array
 from fastattn.reference.matrices import Matrix
 from fastattn.reference.ops import PLAIN
-from fastattn.reference.stateful import KEEPING, Kept, Step
+from fastattn.reference.stateful import KEEPING, TAPS, Kept, Step
 
 
 class ReferenceSession:
@@ -48,7 +48,7 @@ class ReferenceSession:
         result: Callable[..., Any] = SimpleNamespace,
         record: Callable[..., Any] = SimpleNamespace,
     ) -> None:
-        self.batch, self.capture = 0, False
+        self.batch, self.capture = 0, 0
         self.dtype = np.dtype(dtype)
         self._cache_type = cache_type
         self._graphs, self._result, self._record = graphs, result, record
@@ -169,7 +169,7 @@ class ReferenceSession:
                 step.space = graph.values[node.inputs[0]].rows if inputs else "batch"
                 out = KEEPING[node.op](step, *inputs, **named)
             values.update(zip(node.outputs, out if isinstance(out, tuple) else (out,), strict=False))
-        if self.capture:
+        if self.capture >= TAPS:
             step.named |= {name: values[i].astype(self.dtype) for name, i in graph.taps.items()}
         return step
 

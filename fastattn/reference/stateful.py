@@ -18,6 +18,7 @@ from fastattn.reference.dense import Array, as_bias, attend, softmax, visible
 from fastattn.reference.ops import gru_gates, linear, lstm_gates, project
 from fastattn.reference.quantized import to_bfloat16
 
+TAPS, ATTENTION = 1, 2  # what a session captures, numbered as fastattn.runtime.Capture
 KeysValues = tuple[Array, Array]  # of one sequence: [G, S, D], [G, S, Dv]
 
 
@@ -47,7 +48,7 @@ class Step:
     """One run of one graph: the rows of its spaces, what its ops may read and write, and what it records."""
 
     def __init__(
-        self, graph: Any, counts: Array, kept: Kept, dtype: np.dtype[Any], all_rows: bool, capture: bool
+        self, graph: Any, counts: Array, kept: Kept, dtype: np.dtype[Any], all_rows: bool, capture: int
     ) -> None:
         self.graph, self.kept, self.dtype, self.capture = graph, kept, dtype, capture
         self.batch = len(counts)
@@ -76,7 +77,7 @@ class Step:
 
     def record(self, kind: str, layer: int, parts: Sequence[Array]) -> None:
         """parts: per sequence [H, rows, S], gathered to [rows, H, Smax] with zeros beyond a row's keys."""
-        if self.capture:
+        if self.capture == ATTENTION:
             kind = "encoder" if self.graph.name == "encoder" else kind
             self.attention.append((kind, layer, _gather([part.swapaxes(0, 1) for part in parts])))
 
@@ -338,7 +339,7 @@ def rnn_attention(
         weights.append(softmax(scores[-1]))
         out.append(weights[-1] @ value)
     step.record("cross", 0, [weight[None] for weight in weights])
-    if step.capture:
+    if step.capture == ATTENTION:
         step.named["scores"] = _gather(scores)
     return np.concatenate(out)
 
