@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, TypeVar, overload
 
@@ -268,10 +269,11 @@ class Model:
         positions["max_position_embeddings"] = architecture.max_target or None
         config = {**architecture.defaults, **self.config, **facts, **positions}
         options = GenerationOptions.resolve(config, self.checkpoint.generation_config, **overrides)
-        if architecture.has_encoder and overrides.get(_length_option(options)) is not None:
-            _check_room(
-                options, 1, architecture.max_target
-            )  # behind the start token; limits of the files may be larger
+        limit = architecture.max_target if architecture.has_encoder else architecture.max_source
+        if limit and overrides.get(options.length_option) is None:  # limits of the files may be larger
+            options = replace(options, ends_at_limit=True)
+        if architecture.has_encoder:
+            options.check_room(1, limit)  # behind the start token
         return options
 
     def _prompts(self, sources: Sequence[Source], options: GenerationOptions) -> list[IntArray]:
@@ -279,7 +281,7 @@ class Model:
         if self._architecture.has_encoder:
             return [self._start(options) for _ in sources]
         for source in sources:
-            _check_room(options, len(source.ids), self._architecture.max_source)
+            options.check_room(len(source.ids), self._architecture.max_source)
         return [source.ids for source in sources]
 
     def _start(self, options: GenerationOptions) -> IntArray:
@@ -381,7 +383,7 @@ class Model:
         >>> "".join(load("en-fr-bahdanau").stream("I am eating an apple"))
         'je mange une pomme'
         """
-        resolved = self._options({"num_beams": 1, **options})
+        resolved = self._options({**_ONE_BEAM, **options})
         check_streamable(resolved)
         codec = self._codec("a request for text")
         source = self._source(given)
@@ -424,7 +426,7 @@ class Model:
         sources = self._sources(as_list(inputs)[1])
         if "max_length" not in options and "max_new_tokens" not in options:
             options["max_new_tokens"] = min((_PROFILED, *(self._room_behind(source) for source in sources)))
-        resolved = self._options({"num_beams": 1, **options})
+        resolved = self._options({**_ONE_BEAM, **options})
         prompts = self._prompts(sources, resolved)
         with self._session() as session:
             assert isinstance(session, NativeSession)
@@ -646,6 +648,7 @@ class Model:
 
 _LOG_PROBS = Select(logits=True, log_probs=True)
 _STATES = ("attentional_state", "decoder_state", "last_hidden_state")  # what the output is computed from, by family
+_ONE_BEAM = {"num_beams": 1, "num_return_sequences": 1}  # whatever the files say, where a caller asks for nothing else
 _PROFILED = 32  # tokens of the input, and new ones, that are profiled where nothing else is asked for
 _SCORED = 32  # most inputs scored together: every logit of their targets is kept until the wanted ones are picked
 _FED = 512  # tokens fed at a time where all states are wanted: a layer's are several times as wide
@@ -668,24 +671,6 @@ def _each(names: str, given: Sequence[Any], read: Callable[[Any], _Read]) -> lis
 def _check_vocabulary(what: str, ids: IntArray, size: int) -> None:
     if (largest := int(ids.max())) >= size:
         raise InputError(f"{what}: token id {largest} is outside the vocabulary of {size}")
-
-
-def _length_option(options: GenerationOptions) -> str:
-    """The option that says when an output ends: the first goes before the second."""
-    return "max_length" if options.max_new_tokens is None and options.max_length is not None else "max_new_tokens"
-
-
-def _check_room(options: GenerationOptions, length: int, limit: int) -> None:
-    """OptionError if more tokens may follow a prompt of `length` than the model has positions; limit 0: it has any number."""
-    _, most = options.new_tokens(length)
-    room = limit - length + 1  # the last token is not fed
-    if not limit or most <= room:
-        return
-    name = _length_option(options)
-    found, allowed = (length + most, length + room) if name == "max_length" else (most, room)
-    raise OptionError(
-        f"{name}: {found} after a prompt of {length} tokens, expected at most {allowed}: the model has {limit} positions"
-    )
 
 
 def _rows(result: StepResult) -> FloatArray:

@@ -511,9 +511,9 @@ def test_generate_explains_what_it_looked_back_on() -> None:
         (["--stream", "--head", "1", "a"], "without --head"),
         (["--stream", "--early-stopping", "never", "a"], "without --early-stopping"),
         (["--stream", "--batch-size", "2", "a"], "without --batch-size"),
-        (["--max-length", "66", "a"], "max_length: 66 after a prompt of 1 tokens, expected at most 65"),
-        (["--max-new-tokens", "100", "a"], "100 after a prompt of 1 tokens, expected at most 64"),
-        (["--max-length", "1", "a"], "max_length: found 1, expected more than the 1 tokens"),
+        (["--max-length", "66", "a"], "max_length: 66 after a prompt of 1 token, expected at most 65"),
+        (["--max-new-tokens", "100", "a"], "100 after a prompt of 1 token, expected at most 64"),
+        (["--max-length", "1", "a"], "max_length: found 1, expected more than the 1 token "),
     ],
 )
 def test_what_generate_cannot_do_is_named(arguments: list[str], message: str, capsys: Captured) -> None:

@@ -207,7 +207,8 @@ def test_positions_are_bounded() -> None:
     model = load("gpt2")
     ids = [2 + i for i in range(60)]
     assert len(model.generate(ids, max_new_tokens=5, eos_token_id=None).token_ids) == 5  # the last is not fed
-    assert len(model.generate(ids, eos_token_id=None).token_ids) == 4
+    assert len(model.generate(ids, eos_token_id=None).token_ids) == 5
+    assert len(model.generate([2 + i for i in range(64)], eos_token_id=None).token_ids) == 1
     for change, error, message in (
         (
             {"max_new_tokens": 6},
@@ -369,10 +370,11 @@ def test_layer_types_name_the_layers_with_a_window(tmp_path: Path) -> None:
 def test_rotary_models_go_beyond_the_positions_they_were_made_for() -> None:
     model = load("llama")
     ids = [2 + i for i in range(60)]
-    assert len(model.generate(ids, eos_token_id=None).token_ids) == 4  # nobody said how many
+    assert len(model.generate(ids, eos_token_id=None).token_ids) == 5  # nobody said how many
     assert len(model.generate(ids, eos_token_id=None, max_new_tokens=20).token_ids) == 20
     with pytest.raises(
-        fastattn.OptionError, match="positions of the model: found 64, expected more than the 70 tokens"
+        fastattn.OptionError,
+        match="max_new_tokens: found None, .* a prompt of 70 tokens is longer than the 64 positions",
     ):
         model.generate([3] * 70)
 

@@ -55,7 +55,7 @@ def test_config_decides_only_without_a_generation_config() -> None:
     ("files", "given", "prompt", "expected"),
     [
         ({}, {}, 1, (0, DEFAULT_NEW_TOKENS)),
-        ({"n_positions": 32}, {}, 5, (0, 27)),
+        ({"n_positions": 32}, {}, 5, (0, 28)),  # the last token is not fed
         ({"max_length": 20}, {}, 5, (0, 20)),  # Hugging Face's default, which counts new tokens
         ({"max_length": 20}, {"max_length": 20}, 5, (0, 15)),
         ({"max_length": 20}, {"max_length": 40}, 5, (0, 35)),

@@ -199,9 +199,9 @@ def test_an_input_that_cannot_be_embedded_says_which_it_is() -> None:
     [
         (
             {"max_new_tokens": 65},
-            "max_new_tokens: 65 after a prompt of 1 tokens, expected at most 64: the model has 64",
+            "max_new_tokens: 65 after a prompt of 1 token, expected at most 64: the model has 64",
         ),
-        ({"max_length": 66}, "max_length: 66 after a prompt of 1 tokens, expected at most 65: the model has 64"),
+        ({"max_length": 66}, "max_length: 66 after a prompt of 1 token, expected at most 65: the model has 64"),
     ],
 )
 def test_more_tokens_than_there_are_positions_are_refused_at_once(options: dict[str, Any], message: str) -> None:
@@ -286,3 +286,46 @@ def test_recurrent_configs_are_checked(tmp_path: Path) -> None:
         (folder / "config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(fastattn.LoadError, match=message):
             fastattn.load(folder)
+
+
+@pytest.mark.parametrize("family", ["marian", "decoders/gpt2"])
+@pytest.mark.parametrize("limit", [{"max_length": 512}, {"max_new_tokens": 500}])
+def test_the_last_position_ends_an_output_whose_limit_comes_from_the_files(
+    family: str, limit: dict[str, int], tmp_path: Path
+) -> None:
+    folder = GOLDEN.parent / family if "/" in family else GOLDEN / family
+    shutil.copytree(folder, tmp_path / "model")
+    file = tmp_path / "model" / "generation_config.json"
+    content = json.loads(file.read_text()) if file.exists() else {}
+    for name in ("max_length", "max_new_tokens"):
+        content.pop(name, None)
+    file.write_text(json.dumps({**content, **limit}))
+    model = fastattn.load(tmp_path / "model")
+    expected = 64 if family == "marian" else 62  # of 64 positions; the last token is not fed
+    for beams in (1, 2):
+        g = model.generate([5, 6, 7], num_beams=beams, min_new_tokens=150, forced_eos_token_id=None)
+        assert len(g.token_ids) == expected and g.finish_reason == "length"
+
+
+def test_special_tokens_of_the_files_outside_the_vocabulary_are_passed_over(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN.parent / "decoders" / "gpt2", tmp_path / "model")
+    file = tmp_path / "model" / "generation_config.json"
+    content = json.loads(file.read_text())
+    eos = content["eos_token_id"]
+    expected = fastattn.load(tmp_path / "model").generate([5, 6, 7], num_beams=2).token_ids
+    file.write_text(json.dumps({**content, "pad_token_id": 5000, "bos_token_id": 5000, "eos_token_id": [eos, 5000]}))
+    model = fastattn.load(tmp_path / "model")
+    assert model.generate([5, 6, 7], num_beams=2).token_ids == expected
+    with pytest.raises(fastattn.OptionError, match="eos_token_id: found token id 5000, expected less than the vocab"):
+        model.generate([5, 6, 7], eos_token_id=5000)
+
+
+def test_files_that_return_several_sequences_can_be_streamed_and_profiled(tmp_path: Path) -> None:
+    bundled = fastattn.load("en-fr-bahdanau")
+    shutil.copytree(bundled.checkpoint.path, tmp_path / "model")
+    file = tmp_path / "model" / "generation_config.json"
+    content = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps({**content, "num_beams": 4, "num_return_sequences": 2}))
+    model = fastattn.load(tmp_path / "model")
+    assert "".join(model.stream("she sees a dog")) == bundled.generate("she sees a dog", num_beams=1).text
+    assert model.profile("she sees a dog").rows

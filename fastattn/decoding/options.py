@@ -154,9 +154,10 @@ _RULES: dict[str, _Rule] = {
     "decoder_start_token_id": _TOKEN,
     "position_limit": _integer(1, optional=True),
     "vocab_size": _integer(1, optional=True),
+    "ends_at_limit": _Rule("True or False", _to_bool),
 }
 _SPECIAL_TOKENS = ("eos_token_id", "pad_token_id", "bos_token_id", "decoder_start_token_id")
-_INTERNAL = ("position_limit", "vocab_size")
+_INTERNAL = ("position_limit", "vocab_size", "ends_at_limit")
 _FILE_OPTIONS = tuple(name for name in _RULES if name not in ("seed", *_INTERNAL))
 
 # Options of Hugging Face that change the result and are not implemented, with the values that change nothing.
@@ -221,7 +222,7 @@ class GenerationOptions:
     decoder prompt too, and give way to the former where both are set. Where the model's files set the former and a call
     the latter, `resolve` refuses what would be ignored, unless the call switches the former off (`max_new_tokens=None`).
     When nothing sets a limit, generation ends after `DEFAULT_NEW_TOKENS` (256) tokens or at the model's last position
-    (`position_limit`); Hugging Face would end after 20.
+    (`position_limit`); Hugging Face would end after 20. With `ends_at_limit` that position ends it in any case.
 
     Tokens: `forced_bos_token_id` follows a prompt of one token; `forced_eos_token_id` is the last token when the limit
     is reached; `suppress_tokens` never appear, `begin_suppress_tokens` not as the first; `bad_words_ids` are sequences
@@ -232,7 +233,8 @@ class GenerationOptions:
     order. `seed` makes it repeatable: an input's samples depend on the seed and the input alone, not on the batch, so
     that equal inputs give equal samples. (Hugging Face draws from PyTorch's global generator.)
 
-    `position_limit` and `vocab_size` describe the model and come from its config; the latter bounds all token ids.
+    `position_limit` and `vocab_size` describe the model and come from its config; the latter bounds all token ids. End,
+    padding and beginning tokens that the model's files name beyond it are passed over: they can neither be chosen nor fed.
 
     Raises `OptionError` naming the option, the value found and what is expected.
 
@@ -267,6 +269,7 @@ class GenerationOptions:
     decoder_start_token_id: int | None = None
     position_limit: int | None = None
     vocab_size: int | None = None
+    ends_at_limit: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -307,9 +310,37 @@ class GenerationOptions:
         most = self.max_new_tokens
         if most is None and self.max_length is not None:
             most = _room("max_length", self.max_length, prompt_length)
-        elif most is None and self.position_limit is not None:
-            most = min(DEFAULT_NEW_TOKENS, _room("positions of the model", self.position_limit, prompt_length))
+        if self.position_limit is not None and (most is None or self.ends_at_limit):  # the last token is not fed
+            most = min(DEFAULT_NEW_TOKENS if most is None else most, self._positions_left(prompt_length))
         return max(least, 0), DEFAULT_NEW_TOKENS if most is None else most
+
+    def _positions_left(self, prompt_length: int) -> int:
+        assert self.position_limit is not None
+        if prompt_length > self.position_limit:
+            raise OptionError(
+                f"max_new_tokens: found None, expected how many tokens are to follow: a prompt of {prompt_length} tokens is "
+                f"longer than the {self.position_limit} positions that the model was made for"
+            )
+        return self.position_limit - prompt_length + 1
+
+    @property
+    def length_option(self) -> str:
+        """The option that says when an output ends: the first goes before the second."""
+        return "max_length" if self.max_new_tokens is None and self.max_length is not None else "max_new_tokens"
+
+    def check_room(self, prompt_length: int, limit: int) -> None:
+        """OptionError if more tokens may follow a prompt than a model of `limit` positions has room for; 0: it has any
+        number."""
+        _, most = self.new_tokens(prompt_length)
+        room = limit - prompt_length + 1  # the last token is not fed
+        if not limit or most <= room:
+            return
+        name = self.length_option
+        found, allowed = (prompt_length + most, prompt_length + room) if name == "max_length" else (most, room)
+        raise OptionError(
+            f"{name}: {found} after a prompt of {_tokens(prompt_length)}, expected at most {allowed}: "
+            f"the model has {limit} positions"
+        )
 
     @classmethod
     def resolve(
@@ -319,8 +350,9 @@ class GenerationOptions:
 
         config: the contents of config.json; generation_config: those of generation_config.json, empty or None if the
         model has none. As in Hugging Face, config.json decides how to decode only where there is no
-        generation_config.json; the special tokens are taken from it also when the latter lacks them. A None given by
-        the caller switches an optional option off and leaves the others as the files have them.
+        generation_config.json; the special tokens are taken from it also when the latter lacks them (Hugging Face then
+        starts a decoder with the token that begins a text, or refuses). A None given by the caller switches an optional
+        option off and leaves the others as the files have them.
 
         >>> GenerationOptions.resolve({"eos_token_id": 0, "num_beams": 6}, {}, num_beams=2).num_beams
         2
@@ -339,6 +371,7 @@ class GenerationOptions:
         values["vocab_size"] = _accept(
             "vocab_size", config.get("decoder_vocab_size") or config.get("vocab_size"), "config.json"
         )
+        _pass_over_unknown_tokens(values)
         _check_lengths(overrides, values)
         for name, value in overrides.items():
             if name in _RULES and (value is not None or (_RULES[name].optional and name != "max_length")):
@@ -362,8 +395,14 @@ class GenerationOptions:
 
 def _room(name: str, limit: int, prompt_length: int) -> int:
     if limit <= prompt_length:
-        raise OptionError(f"{name}: found {limit}, expected more than the {prompt_length} tokens of the decoder prompt")
+        raise OptionError(
+            f"{name}: found {limit}, expected more than the {_tokens(prompt_length)} of the decoder prompt"
+        )
     return limit - prompt_length
+
+
+def _tokens(count: int) -> str:
+    return "1 token" if count == 1 else f"{count} tokens"
 
 
 def _as_tuple(ids: int | Sequence[int] | None) -> tuple[int, ...]:
@@ -415,3 +454,13 @@ def _from_file(source: str, content: Mapping[str, Any], names: Iterable[str]) ->
     if given.get("pad_token_id") == -1:
         del given["pad_token_id"]
     return {name: _accept(name, value, source) for name, value in given.items()}
+
+
+def _pass_over_unknown_tokens(files: dict[str, Any]) -> None:
+    """Forgets end, padding and beginning tokens of the model's files that are outside its vocabulary."""
+    size = files["vocab_size"]
+    for name in ("eos_token_id", "pad_token_id", "bos_token_id"):
+        ids = _as_tuple(files.get(name))
+        known = tuple(i for i in ids if size is None or i < size)
+        if known != ids:
+            files[name] = known or None
