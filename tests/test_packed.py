@@ -126,6 +126,17 @@ def test_int4_scales_are_at_least_as_good_as_the_plain_ones() -> None:
     assert (quantized.dequantized(w, "int4") - w).std() < 0.97 * plainly
 
 
+@pytest.mark.parametrize("largest", [1e19, 1e25, 1e36])
+def test_huge_weights_are_not_lost_in_int4(each_isa: str, largest: float) -> None:
+    w = normal(8, 64) * np.float32(0.2)
+    w[:, ::32] = np.sign(w[:, ::32])  # the extreme of each group
+    w *= np.float32(largest)
+    panels, found = ops.pack(w, "int4"), quantized.dequantized(w, "int4")
+    assert (np.abs(found - w) <= 0.15 * np.float32(largest)).all() and (np.abs(found).max(-1) > 0.8 * largest).all()
+    x = np.eye(64, dtype=np.float32)[:3]
+    assert np.allclose(ops.linear(x, panels) / largest, found[:, :3].T / largest, rtol=0.02, atol=1e-6)
+
+
 # --- products
 
 

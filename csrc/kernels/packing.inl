@@ -99,8 +99,9 @@ INLINE Vi int4_scale(const float* x, Vf& inverse) {
       error = error + d * d;
     }
     const Vm better = less(error, least);
-    best = select(better, scale, best);
-    inverse = step == kInt4Steps[0] ? one_over : select(better, one_over, inverse);
+    const bool first = step == kInt4Steps[0];  // it is taken in any case: errors of huge weights are infinite
+    best = first ? scale : select(better, scale, best);
+    inverse = first ? one_over : select(better, one_over, inverse);
     least = select(better, error, least);
   }
   const Vm bad = is_nan(odd);

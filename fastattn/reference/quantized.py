@@ -78,7 +78,7 @@ def quantize_int4(weight: Array) -> tuple[Array, Array]:
             error = np.zeros_like(least)
             for k in range(GROUP):  # in the order of the kernels
                 error = error + difference[..., k] * difference[..., k]
-        better = error < least
+        better = (error < least) | (step == INT4_STEPS[0])  # errors of huge weights are infinite
         least, scales = np.where(better, error, least), np.where(better, scale, scales)
         codes = np.where(better[..., None], q, codes)
     return codes.astype(np.int8), np.where(finite, scales, np.float32(np.nan)).astype(np.float32)
