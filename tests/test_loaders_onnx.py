@@ -330,6 +330,9 @@ def gru(tmp_path: Path, op: str = "GRU", hidden: int = 2, bad: str = "", **attri
     inputs = ["x", *(a.name for a in arrays)]
     if op == "LSTM" and attributes.pop("peepholes", False):
         inputs += ["", "", "", "x"]
+    if (begins := attributes.pop("begins_at", None)) is not None:
+        arrays.append(numpy_helper.from_array(np.full((1, 1, hidden), begins, np.float32), f"onnx::{op}_h"))
+        inputs += ["", arrays[-1].name]
     node = helper.make_node(op, inputs, ["y"], f"/rnn/{op}", hidden_size=hidden, **attributes)
     return save(tmp_path, [node], arrays)
 
@@ -344,6 +347,8 @@ def gru(tmp_path: Path, op: str = "GRU", hidden: int = 2, bad: str = "", **attri
         ({"linear_before_reset": 1, "direction": "sideways"}, "direction 'sideways', expected 'forward'"),
         ({"linear_before_reset": 1, "bad": "R"}, "shapes"),
         ({"linear_before_reset": 1, "bad": "B"}, "shapes"),
+        ({"linear_before_reset": 1, "begins_at": 0.9}, "GRU '/rnn/GRU': initial_h is a constant other than zero"),
+        ({"op": "LSTM", "begins_at": -1.0}, "initial_h is a constant other than zero"),
         ({"op": "LSTM", "peepholes": True}, "peepholes"),
         ({"op": "LSTM", "input_forget": 1}, "coupled"),
     ],
@@ -351,6 +356,10 @@ def gru(tmp_path: Path, op: str = "GRU", hidden: int = 2, bad: str = "", **attri
 def test_cells_pytorch_does_not_have_are_refused(tmp_path: Path, options: dict, message: str) -> None:
     with pytest.raises(LoadError, match=message):
         open_checkpoint(gru(tmp_path, **options))
+
+
+def test_a_cell_may_begin_at_a_constant_zero(tmp_path: Path) -> None:
+    assert "rnn.weight_hh_l0" in open_checkpoint(gru(tmp_path, linear_before_reset=1, begins_at=0.0)).tensors
 
 
 def test_a_backward_only_cell(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from fastattn.errors import LoadError
 from fastattn.loaders.onnx_constants import Constant
 from fastattn.loaders.onnx_format import Node
@@ -62,6 +64,12 @@ def _check_variant(node: Node, constants: list[Constant | None], where: str) -> 
         raise LoadError(f"{where}: linear_before_reset is 0; only the PyTorch form (1) is supported")
     if node.op == "LSTM" and (node.integer("input_forget", 0) or (len(constants) > 7 and node.inputs[7])):
         raise LoadError(f"{where}: coupled gates and peepholes are not supported")
+    for i, state in ((5, "initial_h"), (6, "initial_c")):
+        constant = constants[i] if i < len(constants) else None
+        if constant is not None and np.any(constant.array):
+            raise LoadError(
+                f"{where}: {state} is a constant other than zero; only cells that begin at zero are supported"
+            )
     if node.number("clip", 0.0) > 0:
         raise LoadError(f"{where}: clipped cells are not supported")
     given = tuple(node.attributes["activations"].strings) if "activations" in node.attributes else ()
