@@ -108,6 +108,8 @@ class _Watched:
 
 
 def _check_target(source: Path, target: Path, force: bool) -> None:
+    if "\0" in str(target):
+        raise OptionError(f"out: {str(target)!r} is no path: it holds a null character")
     if not target.exists() and not target.is_symlink():
         return
     if target.resolve() in (source.resolve(), source.resolve().parent):
@@ -135,7 +137,14 @@ def _write(
     write_converted(folder / WEIGHTS, store, assembly.needed, assembly.architecture.family, assembly.parameters)
     for name in COPIED:
         if (assembly.checkpoint.path / name).is_file():
-            shutil.copyfile(assembly.checkpoint.path / name, folder / name)
+            (folder / name).write_bytes(_read(assembly.checkpoint.path / name))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise LoadError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def _beside(target: Path) -> Path:

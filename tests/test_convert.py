@@ -389,6 +389,27 @@ def test_where_nothing_can_be_written_is_named(tmp_path: Path, name: str) -> Non
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_a_target_that_is_no_path_is_named() -> None:
+    with pytest.raises(fastattn.OptionError, match=r"out: 'a\\x00b' is no path"):
+        fastattn.convert("en-fr-luong", "a\0b")
+
+
+def test_a_source_that_cannot_be_read_is_not_taken_for_the_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == "tokenizer.json":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(fastattn.LoadError, match=r"tokenizer\.json: cannot be read: Permission denied"):
+        fastattn.convert("en-fr-luong", tmp_path / "out")
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_wrong_config_is_named(damaged: Path) -> None:
     config = json.loads((damaged / "config.json").read_text())
     (damaged / "config.json").write_text(json.dumps({**config, "decoder_layers": 3, "encoder_ffn_dim": 50}))
