@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 from fastattn.errors import LoadError
 from fastattn.loaders import Checkpoint, callpaths
-from fastattn.loaders.tensors import TensorMap, Weight, equal_arrays
+from fastattn.loaders.tensors import TensorMap, Weight, same_values
 from fastattn.packing import BFloat16Array, drop_pages
 
 AnyArray = npt.NDArray[Any]
 SHOWN = 12  # tensors spelled out per kind of fault; the error's attributes hold them all
+_FAULTS = ("misshapen", "contradictory", "of another type")
 
 
 def bind_weights(
@@ -45,21 +46,22 @@ def bind_weights(
     """
     plan = _Plan(expected, checkpoint, rename, ignore)
     missing = sorted(name for name in expected if name not in plan.sources and name not in optional)
-    misshapen = {name: problem for name in expected if (problem := plan.problem(name))}
+    faults = {name: fault for name in sorted(expected) if (fault := plan.fault(name))}
     unexpected = plan.unexpected()
-    if missing or misshapen or unexpected:
+    if missing or faults or unexpected:
         spare = [n for n in checkpoint.tensors if plan.target(n) not in expected]
         nearest = {n: _nearest(n, expected[n], spare, checkpoint) for n in missing[:SHOWN]}
         lines = [
             _listed("missing", [f"{n} {_shape(expected[n])}{nearest.get(n, '')}" for n in missing]),
-            _listed("misshapen", [f"{name} {problem}" for name, problem in sorted(misshapen.items())]),
+            *(_listed(kind, [f"{name} {text}" for name, (k, text) in faults.items() if k == kind]) for kind in _FAULTS),
             _listed("unexpected", [f"{n} {_shape(_shape_of(checkpoint, n))}" for n in unexpected]),
+            _quantized_elsewhere(checkpoint.config),
         ]
         raise LoadError(
             f"{checkpoint.path}: {'; '.join(line for line in lines if line)}",
             missing=tuple(missing),
             unexpected=tuple(unexpected),
-            misshapen=tuple(sorted(misshapen)),
+            misshapen=tuple(faults),
         )
     return BoundWeights(checkpoint, {name: plan.sources[name][0] for name in expected if name in plan.sources})
 
@@ -184,24 +186,24 @@ class _Plan:
                 if settled:
                     break
 
-    def problem(self, name: str) -> str:
-        """What is wrong with the tensors found for a parameter, '' if nothing."""
+    def fault(self, name: str) -> tuple[str, str] | None:
+        """What is wrong with the tensors found for a parameter, one of `_FAULTS` and a text; None if nothing is."""
         found, shape = self.sources.get(name, []), tuple(self.expected[name])
         for source in found:
             actual = _shape_of(self.checkpoint, source)
             if actual != shape:
                 called = "" if source == name else f" in {source}"
-                return f"is {_shape(actual)}{called}, expected {_shape(shape)}"
+                return "misshapen", f"is {_shape(actual)}{called}, expected {_shape(shape)}"
             if not _is_float(self.checkpoint, source):
-                return f"in {source} holds no floating-point values"
+                return "of another type", f"in {source} holds no floating-point values"
         for source in found[1:]:
-            first, other = self.checkpoint.tensors[found[0]], self.checkpoint.tensors[source]
-            same = equal_arrays(first, other)
-            drop_pages(first)
-            drop_pages(other)
+            first, other = _weight(self.checkpoint, found[0]), _weight(self.checkpoint, source)
+            same = same_values(first, other)
+            drop_pages(first.stored)
+            drop_pages(other.stored)
             if not same:
-                return f"has different values in {found[0]} and {source}"
-        return ""
+                return "contradictory", f"has different values in {found[0]} and {source}"
+        return None
 
     def unexpected(self) -> list[str]:
         names = []
@@ -237,10 +239,13 @@ def _shape_of(checkpoint: Checkpoint, name: str) -> tuple[int, ...]:
     return tensors.weight(name).shape if isinstance(tensors, TensorMap) else tensors[name].shape
 
 
-def _is_float(checkpoint: Checkpoint, name: str) -> bool:
+def _weight(checkpoint: Checkpoint, name: str) -> Weight:
     tensors = checkpoint.tensors
-    dtype = tensors.weight(name).dtype if isinstance(tensors, TensorMap) else str(tensors[name].dtype)
-    return dtype.startswith(("float", "bfloat"))
+    return tensors.weight(name) if isinstance(tensors, TensorMap) else Weight(tensors[name], name)
+
+
+def _is_float(checkpoint: Checkpoint, name: str) -> bool:
+    return _weight(checkpoint, name).dtype.startswith(("float", "bfloat"))
 
 
 def _shape(shape: tuple[int, ...]) -> str:
@@ -255,6 +260,14 @@ def _nearest(name: str, shape: tuple[int, ...], spare: list[str], checkpoint: Ch
         close = alike
     close.sort(key=lambda n: n not in alike)
     return f" (nearest: {', '.join(f'{n} {_shape(_shape_of(checkpoint, n))}' for n in close)})" if close else ""
+
+
+def _quantized_elsewhere(config: Mapping[str, Any]) -> str:
+    given = config.get("quantization_config")
+    if not isinstance(given, Mapping):
+        return ""
+    method = str(given.get("quant_method", "unknown"))[:40]
+    return f"its config.json names a quantization_config ({method}), which is not read: expected plain float tensors"
 
 
 def _listed(kind: str, items: list[str]) -> str:

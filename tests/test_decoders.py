@@ -331,6 +331,10 @@ DYNAMIC = {"rope_type": "dynamic", "factor": 2.0}
             "'rope_scaling' of type 'dynamic' is not supported, expected one of .'default', 'linear'",
         ),
         ({"rope_scaling": {"factor": 2.0}}, "'rope_scaling' of type None is not supported"),
+        (
+            {"rope_scaling": {"type": "default", "rope_type": "linear", "factor": 2.0}},
+            "'rope_scaling' has type 'default' and rope_type 'linear'",
+        ),
         ({"rope_scaling": "linear"}, "'rope_scaling' is 'linear', expected an object or null"),
         ({"rope_scaling": {"type": "linear"}}, "config.json, rope_scaling: 'factor' is missing"),
         (
@@ -374,7 +378,7 @@ def test_rotary_models_go_beyond_the_positions_they_were_made_for() -> None:
     assert len(model.generate(ids, eos_token_id=None, max_new_tokens=20).token_ids) == 20
     with pytest.raises(
         fastattn.OptionError,
-        match="max_new_tokens: found None, .* a prompt of 70 tokens is longer than the 64 positions",
+        match=r"max_new_tokens: found None, .* a prompt of 70 tokens is longer than the 64 positions",
     ):
         model.generate([3] * 70)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -174,7 +175,7 @@ def test_a_choice_is_never_guessed() -> None:
 
 LLAMA = {
     "model_type": "llama", "vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
-    "num_attention_heads": 2, "max_position_embeddings": 64}  # fmt: skip
+    "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 64}  # fmt: skip
 YARN = {"rope_type": "yarn", "factor": 4.0}
 MARIAN = {
     "model_type": "marian", "d_model": 8, "vocab_size": 9, "encoder_layers": 1, "decoder_layers": 1,
@@ -213,6 +214,49 @@ def test_other_names_of_sizes_count() -> None:
     small = {"vocab_size": 9, "encoder_layers": 1, "decoder_layers": 1, "hidden_size": 8, "num_attention_heads": 2}
     found = build({"model_type": "bart", "decoder_attention_heads": 2, **small}, "folder").params
     assert found["model.shared.weight"] == (9, 8)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.uint16])
+def test_two_tensors_of_a_parameter_are_compared_without_copies_of_them(dtype: type) -> None:
+    bits = np.random.default_rng(0).integers(0, 0x7C00, (4000, 256), np.uint16)  # finite in both types
+    stored, other = bits.view(dtype), bits.T.copy().view(dtype).T
+    bfloat16 = dtype is np.uint16
+    tensors = {"a": Weight(stored, "", bfloat16), "b": Weight(other, "", bfloat16)}
+    tracemalloc.start()
+    try:
+        bind_weights({"a": stored.shape}, checkpoint(TensorMap(tensors)), rename=[("^b$", "a")])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < stored.nbytes
+    changed = bits.copy()
+    changed[3999, 255] ^= 1
+    tensors["b"] = Weight(changed.view(dtype), "", bfloat16)
+    with pytest.raises(LoadError, match="1 contradictory: a has different values in a and b"):
+        bind_weights({"a": stored.shape}, checkpoint(TensorMap(tensors)), rename=[("^b$", "a")])
+
+
+def test_a_checkpoint_quantised_elsewhere_is_named() -> None:
+    found = Checkpoint(Path("model"), {"quantization_config": {"quant_method": "gptq"}}, {}, {"a.qweight": ones(2)}, {})
+    with pytest.raises(LoadError, match=r"1 missing: a.weight .*quantization_config \(gptq\), which is not read"):
+        bind_weights({"a.weight": (2, 3)}, found)
+    found = checkpoint({"a.weight": np.ones((2, 3), np.int8)})
+    with pytest.raises(LoadError, match=r"1 of another type: a.weight in a.weight holds no floating-point values"):
+        bind_weights({"a.weight": (2, 3)}, found)
+
+
+@pytest.mark.parametrize(
+    ("family", "heads", "expected"), [("llama", 6, 6), ("mistral", 16, 8), ("qwen2", 64, 32), ("qwen2", 32, 32)]
+)
+def test_sizes_that_a_config_leaves_out_are_those_of_transformers(family: str, heads: int, expected: int) -> None:
+    given = {
+        name: value for name, value in LLAMA.items() if name not in ("num_key_value_heads", "max_position_embeddings")
+    }
+    sizes = {"hidden_size": 4 * heads, "num_attention_heads": heads, "head_dim": 4}
+    shapes = build({**given, **sizes, "model_type": family}, "folder").params
+    assert shapes["layers.0.self_attn.k_proj.weight"] == (4 * expected, 4 * heads)
+    shapes = build({**given, **sizes, "model_type": family, "num_key_value_heads": None}, "folder").params
+    assert shapes["layers.0.self_attn.k_proj.weight"] == (4 * heads, 4 * heads)
 
 
 @pytest.mark.parametrize(("change", "window"), [({}, 4095), ({"sliding_window": None}, -1), ({"sliding_window": 5}, 4)])

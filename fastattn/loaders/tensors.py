@@ -44,13 +44,18 @@ class Weight:
         if self.gates:
             blocks = np.split(array, len(self.gates))
             array = np.concatenate([blocks[gate] for gate in self.gates])
-        if self.bfloat16:  # the upper half of a float32
-            bits: npt.NDArray[np.uint32] = array.astype(np.uint32) << np.uint32(16)
-            return bits.view(np.float32)
-        if array.dtype.kind == "f" and array.dtype != np.float32:
-            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
-                return array.astype(np.float32)
-        return array
+        return _as_float32(array, self.bfloat16)
+
+
+def _as_float32(array: AnyArray, bfloat16: bool) -> AnyArray:
+    """Floating types as float32, others as they are; bfloat16: the array holds its bits."""
+    if bfloat16:  # the upper half of a float32
+        bits: npt.NDArray[np.uint32] = array.astype(np.uint32) << np.uint32(16)
+        return bits.view(np.float32)
+    if array.dtype.kind == "f" and array.dtype != np.float32:
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+            return array.astype(np.float32)
+    return array
 
 
 class TensorMap(Mapping[str, AnyArray]):
@@ -76,21 +81,20 @@ class TensorMap(Mapping[str, AnyArray]):
 
 
 def same_values(a: Weight, b: Weight) -> bool:
-    """Whether two weights are the same tensor, value by value (NaN equals NaN)."""
-    return a.shape == b.shape and equal_arrays(a.read(), b.read())
-
-
-def equal_arrays(a: AnyArray, b: AnyArray) -> bool:
-    """`array_equal` with NaN equal to NaN, a tile at a time: a tied embedding and its transpose are compared without
-    temporaries of their size, and with both read along their rows."""
+    """Whether two weights are the same tensor, value by value (NaN equals NaN), a tile at a time: a tied embedding and its
+    transpose are compared without temporaries of their size, and with both read along their rows."""
     if a.shape != b.shape:
         return False
-    if a.ndim < 2 or not a.size:
-        a, b = a.reshape(1, -1), b.reshape(1, -1)
+    if a.gates != b.gates:
+        return same_values(Weight(a.read(), a.origin), Weight(b.read(), b.origin))
+    x_all, y_all = a.stored, b.stored
+    if x_all.ndim < 2 or not x_all.size:
+        x_all, y_all = x_all.reshape(1, -1), y_all.reshape(1, -1)
     step = 256
-    for i in range(0, a.shape[0], step):
-        for j in range(0, a.shape[1], step):
-            x, y = a[i : i + step, j : j + step], b[i : i + step, j : j + step]
+    for i in range(0, x_all.shape[0], step):
+        for j in range(0, x_all.shape[1], step):
+            tile = np.s_[i : i + step, j : j + step]
+            x, y = _as_float32(x_all[tile], a.bfloat16), _as_float32(y_all[tile], b.bfloat16)
             same = x == y
             if not same.all() and not (same | ((x != x) & (y != y))).all():
                 return False

@@ -41,9 +41,14 @@ class Config:
     windows: tuple[int, ...]
 
 
+# num_key_value_heads and max_position_embeddings where a config.json says nothing, as in transformers; None: as many as heads
+_ABSENT: dict[str, tuple[int | None, int]] = {"llama": (None, 2048), "mistral": (8, 131072), "qwen2": (32, 32768)}
+
+
 def read_config(config: Mapping[str, Any]) -> Config:
     f = Fields(config)
-    family = f.choice("model_type", ("llama", "mistral", "qwen2"))
+    family = f.choice("model_type", tuple(_ABSENT))
+    kv_heads, positions = _ABSENT[family]
     width, heads = f.integer("hidden_size"), f.integer("num_attention_heads")
     layers = f.integer("num_hidden_layers", most=1000)
     llama = family == "llama"
@@ -52,11 +57,11 @@ def read_config(config: Mapping[str, Any]) -> Config:
         width=width,
         layers=layers,
         heads=heads,
-        kv_heads=f.integer("num_key_value_heads") if f.has("num_key_value_heads") else heads,
+        kv_heads=heads if f.null("num_key_value_heads") else f.integer("num_key_value_heads", kv_heads or heads),
         head=f.integer("head_dim") if f.has("head_dim") else width // heads,
         ffn=f.integer("intermediate_size"),
         vocabulary=f.integer("vocab_size"),
-        positions=f.integer("max_position_embeddings"),
+        positions=f.integer("max_position_embeddings", positions),
         eps=f.number("rms_norm_eps", 1e-6, above=0.0),
         activation=ACTIVATIONS[f.choice("hidden_act", tuple(ACTIVATIONS), "silu")],
         qkv_bias=f.flag("attention_bias", False) if llama else family == "qwen2",

@@ -40,6 +40,8 @@ def read_rope(config: Mapping[str, Any], size: int, positions: int) -> Scaled:
             f"config.json: heads of {size} columns, expected an even number up to {LARGEST}: they turn in pairs"
         )
     kind = scaling.get("type", scaling.get("rope_type"))
+    if scaling.get("rope_type", kind) != kind:  # transformers believes one or the other, by the family
+        raise LoadError(f"config.json: 'rope_scaling' has type {kind!r} and rope_type {scaling['rope_type']!r}")
     if not isinstance(kind, str) or kind not in _KINDS:
         raise LoadError(
             f"config.json: 'rope_scaling' of type {kind!r} is not supported, expected one of {list(_KINDS)}"
