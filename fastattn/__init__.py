@@ -40,7 +40,8 @@ __all__ = [
 
 
 def get_num_threads() -> int:
-    """The default number of threads for models and ops: the CPUs this process may use, until it is set."""
+    """The default number of threads for models and ops: until it is set, the CPUs this process may use, or
+    OMP_NUM_THREADS where that is less."""
     return int(_native.get_num_threads())
 
 

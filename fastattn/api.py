@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 BUNDLED = Path(__file__).parent / "bundled"
 BACKENDS = ("native", "reference")
 _POOLED = 4  # idle sessions a model keeps for the next call
+_POOLED_BYTES = 64 << 20  # of one of them: what a large call took is given back, and costs the next less than its own work
 _Read = TypeVar("_Read")
 
 
@@ -193,8 +194,9 @@ class Model:
     def _session(self) -> Iterator[Session]:
         threads = self.num_threads
         session = self._idle(threads) or self._new_session(threads)
-        yield session
-        self._pool.append((threads, session))  # one that raised is not kept
+        yield session  # one that raises is not kept, nor one that has grown large
+        if not isinstance(session, NativeSession) or session.nbytes <= _POOLED_BYTES:
+            self._pool.append((threads, session))
 
     def _idle(self, threads: int) -> Session | None:
         """A session of the pool; those with another number of threads are thrown away. The pool needs no lock, as a deque's
@@ -385,7 +387,10 @@ class Model:
         """
         resolved = self._options({**_ONE_BEAM, **options})
         check_streamable(resolved)
-        codec = self._codec("a request for text")
+        if not (codec := self.tokenizer):
+            raise InputError(
+                f"{self.name}: no tokenizer in the model's folder, so no text to stream; generate gives token ids"
+            )
         source = self._source(given)
         (prompt,) = self._prompts([source], resolved)
 
@@ -565,8 +570,12 @@ class Model:
             raise InputError(f"decoder_input_ids: found {len(targets)} rows, expected {len(sources)} as in input_ids")
         if not sources:
             return np.zeros((0, 0, self._architecture.vocabulary), np.float32)
-        with self._session() as session:
-            _, results = self._forced(session, sources, targets, Select(logits=True))
+        try:
+            with self._session() as session:
+                _, results = self._forced(session, sources, targets, Select(logits=True))
+        except InputError as error:  # the encoder's input has been looked at above
+            name = "input_ids" if decoder_input_ids is None else "decoder_input_ids"
+            raise InputError(f"{name}: {error}") from None
         logits = np.zeros((len(sources), max(map(len, targets)), self._architecture.vocabulary), np.float32)
         for row, result in zip(logits, results, strict=True):
             assert result.logits is not None

@@ -134,7 +134,7 @@ class Session(Protocol):
         """The batch becomes [batch[p] for p in parents]: beams, repeats, dropped sequences."""
 
 
-_DROPPED = ("name", "width", "keys", "values", "keys_width", "values_width", "score", "kind")
+_DROPPED = ("name", "width", "keys", "values", "keys_width", "values_width", "value_size", "buckets", "score", "kind")
 
 
 CACHE_TYPES = ("float32", "bfloat16", "int8")
@@ -295,6 +295,11 @@ class NativeSession:
     def batch(self) -> int:
         """How many sequences there are."""
         return self._native.batch
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the session holds, in use or not: keys and values, the values between ops, scratch, attention."""
+        return self._native.nbytes
 
     @property
     def graphs(self) -> Mapping[str, Graph]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import numpy as np
 import pytest
+from toys import VOCABULARY, llama
 
-from fastattn import isa, ops
+from fastattn import _native, isa, ops
 from fastattn.errors import OptionError
+from fastattn.runtime import NativeSession, Select
 
 ALL = isa.available()
 
@@ -54,6 +58,40 @@ def test_the_forced_one_is_active(name: str) -> None:
         assert isa.active() == name
         assert (rounds_once(), lanes()) == TRAITS[name]
     assert isa.active() == before
+
+
+def test_a_step_under_way_keeps_its_instruction_set() -> None:
+    """Whenever another thread chooses another one, the bits are those of one of them."""
+    toy = llama(0, layers=6, ffn=257)
+    tokens = [(np.arange(300) % VOCABULARY).astype(np.int32)]
+
+    def logits() -> bytes:
+        session = NativeSession(toy.graphs, toy.weights, num_threads=1)
+        session.start(1)
+        found = session.step(tokens, Select(logits=True)).logits
+        assert found is not None
+        return found.tobytes()
+
+    pure = set()
+    for name in ALL:
+        with isa.use(name):
+            pure.add(logits())
+    done, before = threading.Event(), isa.active()
+
+    def choose() -> None:
+        for name in itertools.cycle(ALL):
+            if done.wait(0.0003):
+                return
+            _native.set_isa(name)
+
+    chooser = threading.Thread(target=choose)
+    chooser.start()
+    try:
+        assert {logits() for _ in range(30)} <= pure
+    finally:
+        done.set()
+        chooser.join()
+        _native.set_isa(before)
 
 
 def test_use_nests_and_survives_an_exception() -> None:

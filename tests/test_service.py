@@ -300,6 +300,19 @@ def test_a_session_that_captured_attention_is_not_kept(model: Model) -> None:
         assert used._pool and not any(session.capture for _, session in used._pool)
 
 
+def test_a_session_that_grew_large_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = fastattn.load(GOLDEN.parent / "decoders" / "llama")
+
+    def held(prompt_length: int) -> list[int]:
+        writer.generate(list(range(2, 2 + prompt_length)) * 4, max_new_tokens=2, eos_token_id=None)
+        return [session.nbytes for _, session in writer._pool]
+
+    (small,), (large,) = held(1), held(60)
+    assert 0 < small < large
+    monkeypatch.setattr("fastattn.api._POOLED_BYTES", large - 1)
+    assert held(60) == [] and held(1) == [small] and held(1) == [small]
+
+
 def test_idle_threads_sleep_soon_and_the_environment_is_left_alone() -> None:
     code = "import os, fastattn; print(os.environ.get('GOMP_SPINCOUNT'))"
     environment = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}

@@ -63,6 +63,7 @@ class Buffer {
   T* begin() { return data_; }
   T* end() { return data_ + size_; }
   size_t size() const { return size_; }
+  int64_t bytes() const { return static_cast<int64_t>(capacity_ * sizeof(T)); }  // held
   T& operator[](size_t i) { return data_[i]; }
   const T& operator[](size_t i) const { return data_[i]; }
 

@@ -102,14 +102,12 @@ Attrs attrs_of(const Attributes& given) {
   Attrs a;
   const std::map<std::string, int64_t*> integers = {{"heads", &a.heads},
                                                     {"kv_heads", &a.kv_heads},
-                                                    {"value_size", &a.value_size},
                                                     {"layer", &a.layer},
                                                     {"cache", &a.cache},
                                                     {"causal", &a.causal},
                                                     {"window_left", &a.window_left},
                                                     {"window_right", &a.window_right},
                                                     {"rounded", &a.rounded},
-                                                    {"buckets", &a.buckets},
                                                     {"max_distance", &a.max_distance},
                                                     {"bidirectional", &a.bidirectional},
                                                     {"offset", &a.offset},
@@ -166,10 +164,19 @@ py::array_t<T> copied(const T* data, std::vector<py::ssize_t> shape) {
   return py::array_t<T>(std::move(shape), data);
 }
 
-// A session as Python has it. One call at a time: they give up the GIL while they work.
+// Token ids by row: tokens[starts[r]] up to tokens[starts[r + 1]].
+struct CsrCopy {
+  std::vector<int32_t> starts, tokens;
+};
+
+// A session as Python has it. One call at a time: they give up the GIL while they work, when the caller's arrays may
+// change. What was checked is therefore copied, into memory that is reused from call to call.
 struct PySession : Session {
   using Session::Session;
   bool in_use = false;  // guarded by the GIL
+  std::vector<int32_t> ids, stops;
+  std::vector<int64_t> lengths;
+  CsrCopy penalised, banned;
 };
 
 // A call's turn, taken with the GIL and kept until its results are copied.
@@ -232,17 +239,22 @@ py::tuple profile_of(const Profile& p) {
   return py::make_tuple(p.steps, p.rows, p.seconds, ops);
 }
 
-// Tokens of the step.
-int64_t total(const Ints& ids, const Longs& lengths) {
-  if (ids.ndim() != 1 || lengths.ndim() != 1) throw std::invalid_argument("token ids and lengths have one dimension");
-  int64_t tokens = 0;
-  for (py::ssize_t i = 0; i < lengths.shape(0); ++i) {
-    if (lengths.data()[i] < 0 || lengths.data()[i] > ids.shape(0) - tokens)
-      throw std::invalid_argument("lengths and token ids do not fit");
-    tokens += lengths.data()[i];
+template <typename T>
+void copy_vector(const py::array_t<T, py::array::c_style>& array, const char* what, std::vector<T>& to) {
+  if (array.ndim() != 1) throw std::invalid_argument(std::string(what) + " has one dimension");
+  to.assign(array.data(), array.data() + array.shape(0));
+}
+
+// The step's ids and lengths.
+void take_tokens(PySession& session, const Ints& ids, const Longs& lengths) {
+  copy_vector(ids, "an array of token ids", session.ids);
+  copy_vector(lengths, "an array of lengths", session.lengths);
+  int64_t left = ids.shape(0);
+  for (const int64_t length : session.lengths) {
+    if (length < 0 || length > left) throw std::invalid_argument("lengths and token ids do not fit");
+    left -= length;
   }
-  if (tokens != ids.shape(0)) throw std::invalid_argument("lengths and token ids do not fit");
-  return tokens;
+  if (left) throw std::invalid_argument("lengths and token ids do not fit");
 }
 
 // Numbered as fastattn.runtime.Capture.
@@ -258,30 +270,32 @@ void start(PySession& session, int64_t batch) {
 
 void encode(PySession& session, const Ints& ids, const Longs& lengths, int capture) {
   const Turn turn(session);
-  total(ids, lengths);
+  take_tokens(session, ids, lengths);
+  const Capture wanted = capture_of(capture);
   const Unlocked unlocked;
-  session.encode(ids.data(), lengths.data(), lengths.shape(0), capture_of(capture));
+  session.encode(session.ids.data(), session.lengths.data(), lengths.shape(0), wanted);
 }
 
 using Csr = std::optional<std::pair<Ints, Ints>>;
 
-void attach(const Csr& csr, int64_t rows, int64_t vocabulary, const char* what, const int32_t** starts,
+void attach(const Csr& csr, int64_t rows, int64_t vocabulary, const char* what, CsrCopy& copy, const int32_t** starts,
             const int32_t** tokens) {
   if (!csr) return;
   const auto& [indptr, ids] = *csr;
   if (indptr.ndim() != 1 || indptr.shape(0) != rows + 1 || ids.ndim() != 1)
     throw std::invalid_argument(std::string(what) + ": expected indptr of " + std::to_string(rows + 1) +
                                 " and one row of ids");
-  const int32_t* p = indptr.data();
-  for (int64_t r = 0; r < rows; ++r)
-    if (p[r] > p[r + 1]) throw std::invalid_argument(std::string(what) + ": indptr must not decrease");
-  if (p[0] != 0 || p[rows] > ids.shape(0))
+  copy_vector(indptr, what, copy.starts);
+  copy_vector(ids, what, copy.tokens);
+  if (!std::is_sorted(copy.starts.begin(), copy.starts.end()))
+    throw std::invalid_argument(std::string(what) + ": indptr must not decrease");
+  if (copy.starts.front() != 0 || copy.starts.back() > ids.shape(0))
     throw std::invalid_argument(std::string(what) + ": indptr and ids do not fit");
-  for (int32_t i = 0; i < p[rows]; ++i)
-    if (ids.data()[i] < 0 || ids.data()[i] >= vocabulary)
-      throw std::invalid_argument(std::string(what) + ": token id " + std::to_string(ids.data()[i]) +
+  for (int32_t i = 0; i < copy.starts.back(); ++i)
+    if (const int32_t id = copy.tokens[static_cast<size_t>(i)]; id < 0 || id >= vocabulary)
+      throw std::invalid_argument(std::string(what) + ": token id " + std::to_string(id) +
                                   " is outside the vocabulary of " + std::to_string(vocabulary));
-  *starts = p, *tokens = ids.data();
+  *starts = copy.starts.data(), *tokens = copy.tokens.data();
 }
 
 py::tuple step(PySession& session, const Ints& ids, const Longs& lengths, int k, bool log_probs, float penalty,
@@ -289,12 +303,14 @@ py::tuple step(PySession& session, const Ints& ids, const Longs& lengths, int k,
   const Turn turn(session);
   Select select;
   select.k = k, select.log_probs = log_probs, select.logits = logits, select.penalty = penalty;
-  const int64_t tokens = total(ids, lengths), rows = all_rows ? tokens : lengths.shape(0);
-  attach(penalised, rows, vocabulary, "penalised", &select.penalised_rows, &select.penalised);
-  attach(banned, rows, vocabulary, "banned", &select.banned_rows, &select.banned);
+  take_tokens(session, ids, lengths);
+  const int64_t rows = all_rows ? ids.shape(0) : lengths.shape(0);
+  attach(penalised, rows, vocabulary, "penalised", session.penalised, &select.penalised_rows, &select.penalised);
+  attach(banned, rows, vocabulary, "banned", session.banned, &select.banned_rows, &select.banned);
+  const Capture wanted = capture_of(capture);
   {
     const Unlocked unlocked;
-    session.step(ids.data(), lengths.data(), lengths.shape(0), select, all_rows, capture_of(capture));
+    session.step(session.ids.data(), session.lengths.data(), lengths.shape(0), select, all_rows, wanted);
   }
   return results_of(session, k);
 }
@@ -303,11 +319,12 @@ py::tuple step(PySession& session, const Ints& ids, const Longs& lengths, int k,
 py::tuple greedy(PySession& session, const Ints& ids, int64_t most, const Ints& stops, const Csr& banned,
                  int64_t vocabulary) {
   const Turn turn(session);
-  if (ids.ndim() != 1 || stops.ndim() != 1) throw std::invalid_argument("token ids and stops have one dimension");
+  copy_vector(ids, "an array of token ids", session.ids);
+  copy_vector(stops, "an array of stops", session.stops);
   const py::ssize_t batch = ids.shape(0);
   Select best;
   best.k = 1;
-  attach(banned, batch, vocabulary, "banned", &best.banned_rows, &best.banned);
+  attach(banned, batch, vocabulary, "banned", session.banned, &best.banned_rows, &best.banned);
   py::array_t<int32_t> tokens({static_cast<py::ssize_t>(most), batch});
   py::array_t<float> scores({static_cast<py::ssize_t>(most), batch});
   int32_t* token = tokens.mutable_data();
@@ -315,7 +332,7 @@ py::tuple greedy(PySession& session, const Ints& ids, int64_t most, const Ints& 
   int64_t done;
   {
     const Unlocked unlocked;
-    done = session.greedy(ids.data(), batch, most, best, stops.data(), stops.shape(0), token, score);
+    done = session.greedy(session.ids.data(), batch, most, best, session.stops.data(), stops.shape(0), token, score);
   }
   const py::slice taken(0, done, 1);
   return py::make_tuple(tokens[taken], scores[taken]);
@@ -323,9 +340,9 @@ py::tuple greedy(PySession& session, const Ints& ids, int64_t most, const Ints& 
 
 void reorder(PySession& session, const Ints& parents) {
   const Turn turn(session);
-  if (parents.ndim() != 1) throw std::invalid_argument("parents have one dimension");
+  copy_vector(parents, "an array of parents", session.ids);
   const Unlocked unlocked;
-  session.reorder(parents.data(), parents.shape(0));
+  session.reorder(session.ids.data(), parents.shape(0));
 }
 
 void profile(PySession& session, bool on) {
@@ -358,9 +375,7 @@ void bind_engine(py::module_& m) {
       .def(
           "add_tap", [](Program& p, const std::string& name, int value) { p.taps.push_back({name, value}); },
           py::arg("name"), py::arg("value"))
-      .def("finish", &Program::finish, "Places the values; nothing may be added afterwards.")
-      .def_readonly("max_positions", &Program::max_positions)
-      .def_readonly("vocabulary", &Program::vocabulary);
+      .def("finish", &Program::finish, "Places the values; nothing may be added afterwards.");
 
   py::class_<PySession>(m, "Session", "Sequences in flight; see fastattn.runtime.Session.")
       .def(py::init([](std::shared_ptr<Program> encoder, std::shared_ptr<Program> decoder, int num_threads,
@@ -390,6 +405,7 @@ void bind_engine(py::module_& m) {
           },
           "What the steps of encoder and decoder cost since `profile(True)`.")
       .def_property_readonly("batch", [](const PySession& s) { return s.batch(); })
+      .def_property_readonly("nbytes", [](const PySession& s) { return s.bytes(); })
       .def_property_readonly("pages_in_use", [](const PySession& s) { return s.pages_in_use(); });
 
   m.attr("LAYOUT") = kLayout;

@@ -10,8 +10,6 @@ namespace {
 // distance of rows, in whole vectors: beyond the last row, less than one.
 constexpr size_t kSlack = 16;
 
-int64_t rounded(int64_t floats) { return (floats + 15) / 16 * 16; }
-
 }  // namespace
 
 void Layout::map_rows(Frame& f, const int64_t* lengths, int64_t batch, bool all_rows) {
@@ -55,7 +53,7 @@ int64_t Layout::offsets_of_slots(const Frame& frame, const Program& program, con
   for (size_t v = 0; v < program.values.size(); ++v) {
     const ValueInfo& value = program.values[v];
     if (value.slot >= 0 && plan.is_private[v] == of_private)
-      slots_[static_cast<size_t>(value.slot)] = rounded(frame.rows(value.rows) * value.cols);
+      slots_[static_cast<size_t>(value.slot)] = whole_lines(frame.rows(value.rows) * value.cols);
   }
   int64_t total = 0;
   for (int64_t& slot : slots_) total += std::exchange(slot, total);

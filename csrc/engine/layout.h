@@ -24,6 +24,7 @@ class Layout {
   // neither the rows nor the plan change.
   void place(Frame& frame, const Program& program, const Plan& plan, int num_threads);
   // The values as thread t sees them.
+  int64_t bytes() const { return arena_.bytes() + private_.bytes(); }
   float* const* values(int t) const { return values_.data() + static_cast<size_t>(t) * value_count_; }
 
  private:

@@ -10,8 +10,6 @@ namespace {
 // others may be busy elsewhere.
 constexpr double kEachOp = 1.2e4, kSerialOp = 5e4, kSerialStep = 1e6;
 
-int64_t rounded(int64_t floats) { return (floats + 15) / 16 * 16; }
-
 Touch touch(Who who) { return who == Who::first ? Touch::first : Touch::others; }
 
 // Whether an op of `who` may not go on before what `by` did is done: the first thread never waits for itself.
@@ -34,7 +32,7 @@ bool Plan::update(const Program& program, const Frame& frame, int num_threads) {
     // Needs of ops that pack for others depend on frame.kernel, too: those are `kept`.
     if (!same || node.op->reach == Reach::kept) needs_[i] = node.op->needs(node, frame);
     shared = std::max(shared, needs_[i].shared);
-    per_thread = std::max(per_thread, rounded(needs_[i].per_thread));
+    per_thread = std::max(per_thread, whole_lines(needs_[i].per_thread));
     flops += needs_[i].flops;
   }
   single = num_threads == 1 || flops < kSerialStep;

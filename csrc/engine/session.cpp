@@ -83,6 +83,13 @@ void Session::all_or_nothing(Work work) {
   }
 }
 
+int64_t Session::bytes() const {
+  int64_t bytes =
+      state_.cache.bytes() + state_.memory_pages.bytes() + layout_.bytes() + shared_.bytes() + scratch_.bytes();
+  for (const Record& record : records_) bytes += record.weights.bytes() + record.scores.bytes();
+  return bytes;
+}
+
 void Session::start(int64_t batch) {
   if (batch < 1) bad("start takes a batch of at least one sequence: got " + std::to_string(batch));
   all_or_nothing([&] { begin(batch); });

@@ -38,6 +38,8 @@ class Session {
   int64_t length(int64_t sequence) const { return state_.sequences[static_cast<size_t>(sequence)].length; }
   const Frame& frame() const { return frame_; }
   const Program& last_program() const { return *last_program_; }
+  // Memory that the session holds, in use or not: keys and values, the values between ops, scratch, attention.
+  int64_t bytes() const;
   int64_t pages_in_use() const { return state_.cache.pages_in_use(); }
 
   // From now on every op is timed, from zero; or none is.

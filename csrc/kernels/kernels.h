@@ -43,6 +43,7 @@ constexpr int64_t kInt8MaxK = 64 * 1024;       // sums of 255 * 127 stay below 2
 constexpr int kInt8Zero = 128, kInt4Zero = 8;  // what is added to a signed code in a panel
 
 constexpr int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+constexpr int64_t whole_lines(int64_t floats) { return round_up(floats, 16); }  // of the cache
 constexpr int64_t quads(int64_t K) { return (K + 3) / 4; }
 constexpr int64_t groups(int64_t K) { return (K + kGroup - 1) / kGroup; }
 

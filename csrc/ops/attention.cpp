@@ -55,7 +55,7 @@ struct Pages {
     values = keys + page_count(total);
     room = f.scratch[static_cast<size_t>(team.ith)] + pointer_floats(total);
   }
-  static int64_t pointer_floats(int64_t keys) { return (2 * page_count(keys) * kFloatsPerPointer + 15) / 16 * 16; }
+  static int64_t pointer_floats(int64_t keys) { return whole_lines(2 * page_count(keys) * kFloatsPerPointer); }
   static int64_t scratch_floats(int64_t longest, int64_t D) {
     return pointer_floats(longest) + attention_scratch(kChunk, D);
   }

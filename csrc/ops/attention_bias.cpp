@@ -25,7 +25,7 @@ int64_t relative_bucket(int64_t distance, int64_t buckets, int64_t max_distance,
 void DistanceBias::reserve(int64_t length) {
   if (length <= length_) return;
   const int64_t longest = std::max<int64_t>({length, 2 * length_, 64});
-  const int64_t count = source_.causal ? longest : 2 * longest - 1, stride = (count + 15) / 16 * 16;
+  const int64_t count = source_.causal ? longest : 2 * longest - 1, stride = whole_lines(count);
   values_.resize(static_cast<size_t>(source_.heads * stride));
   length_ = longest, stride_ = stride;
   for (int64_t i = 0; i < count; ++i) {

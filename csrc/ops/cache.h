@@ -38,6 +38,7 @@ class PagePool {
   void release(int32_t page);
   void release_all() noexcept;
   int references(int32_t page) const { return references_[static_cast<size_t>(page)]; }
+  int64_t bytes() const { return static_cast<int64_t>(places_.size()) * page_bytes_; }  // of all pages
   int64_t pages_in_use() const { return static_cast<int64_t>(places_.size() - free_.size()); }
 
   // Head g's strips, each 64-byte aligned.

@@ -136,9 +136,10 @@ void multiply_packed(const Linear& op, int threads, const LinearScratch& needs, 
   part.y = op.y.data, part.ldy = op.y.stride[0];
   part.residual = op.residual.data, part.ld_residual = op.residual.stride[0];
   float *shared = scratch.take(needs.shared), *own = scratch.take(threads * needs.per_thread);
+  const KernelTable& kernel = kernels();
   parallel(threads, [&](Team& team) {
-    fastattn::linear({op.x.data, op.x.shape[0], op.x.stride[0], &part, 1, shared, own + team.ith * needs.per_thread},
-                     team);
+    fastattn::linear(
+        {kernel, op.x.data, op.x.shape[0], op.x.stride[0], &part, 1, shared, own + team.ith * needs.per_thread}, team);
   });
 }
 

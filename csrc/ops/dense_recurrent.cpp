@@ -74,7 +74,8 @@ struct Run {
     LinearPart part{};
     part.weight = &weight, part.bias = bias, part.y = y, part.ldy = O;
     fastattn::linear(
-        {from, rows, ld, &part, 1, room.data(), room.data() + scratch.shared + team.ith * scratch.per_thread}, team);
+        {kernel, from, rows, ld, &part, 1, room.data(), room.data() + scratch.shared + team.ith * scratch.per_thread},
+        team);
   }
 
   void cell(int64_t i, int64_t step) {

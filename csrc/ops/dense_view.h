@@ -7,6 +7,7 @@
 
 #include "base/buffer.h"
 #include "base/threads.h"
+#include "kernels/kernels.h"
 
 namespace fastattn::dense {
 
@@ -69,7 +70,7 @@ class Scratch {
     return p;
   }
 
-  static int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
+  static int64_t padded(int64_t n) { return whole_lines(n); }
 
  private:
   static constexpr size_t kKeep = 4u << 20;  // floats

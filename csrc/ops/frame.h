@@ -24,9 +24,8 @@ struct ValueInfo {
 // Attributes of all ops (fastattn/ops/table.py); an op reads its own.
 struct Attrs {
   double scale = 1, softcap = 0, eps = 1e-5;
-  int64_t heads = 1, kv_heads = 1, value_size = 0, layer = 0, cache = -1, causal = 0, window_left = -1,
-          window_right = -1, rounded = 0;
-  int64_t buckets = 0, max_distance = 0, bidirectional = 0;
+  int64_t heads = 1, kv_heads = 1, layer = 0, cache = -1, causal = 0, window_left = -1, window_right = -1, rounded = 0;
+  int64_t max_distance = 0, bidirectional = 0;
   int64_t offset = 0, reverse = 0, additive = 0;
   Activation activation = Activation::none;
   int slot = -1, values_slot = -1;  // state, memory rows (keys), memory rows (values)

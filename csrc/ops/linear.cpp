@@ -4,7 +4,6 @@
 #include <cstring>
 
 #include "base/cpu.h"
-#include "dispatch/dispatch.h"
 
 namespace fastattn {
 namespace {
@@ -53,7 +52,7 @@ void arrange(const uint8_t* from, int64_t ld, int64_t rows, int64_t row_bytes, u
 class Product {
  public:
   Product(const LinearArgs& args, Team& team)
-      : a_(args), team_(team), k_(kernels()), K_(args.parts[0].weight->cols), wanted_(args.parts, args.count) {
+      : a_(args), team_(team), k_(args.kernel), K_(args.parts[0].weight->cols), wanted_(args.parts, args.count) {
     heads_stride_ = quantized_bytes(K_);
   }
 

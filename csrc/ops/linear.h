@@ -22,6 +22,7 @@ struct LinearPart {
 // One x, multiplied by each part's weight; all weights have the same I. A part may multiply by the y of the part before
 // it (a gate); the same thread then computes both, column by column, and no barrier is needed between them.
 struct LinearArgs {
+  const KernelTable& kernel;
   const float* x;  // (rows, I), rows ldx apart
   int64_t rows, ldx;
   const LinearPart* parts;

@@ -14,7 +14,7 @@ LinearPart part_of_node(const Node& n, size_t weight, float* y) {
 }
 
 void multiply(const Node& n, Frame& f, Team& team, const LinearPart* parts, int count, float* shared) {
-  linear({f.data(n.inputs[0]), f.rows_of(n.inputs[0]), f.cols(n.inputs[0]), parts, count, shared,
+  linear({*f.kernel, f.data(n.inputs[0]), f.rows_of(n.inputs[0]), f.cols(n.inputs[0]), parts, count, shared,
           f.scratch[static_cast<size_t>(team.ith)]},
          team);
 }
@@ -55,14 +55,16 @@ void run_projections(const Node& n, Frame& f, Team& team) {
 }
 
 // The ungated half waits in the shared scratch.
+int64_t up_floats(const Node& n, const Frame& f) { return whole_lines(f.rows_of(n.outputs[0]) * f.cols(n.outputs[0])); }
+
 Needs gated_linear_needs(const Node& n, const Frame& f) {
   Needs needs = needs_of(n, f);
-  needs.shared += (f.rows_of(n.outputs[0]) * f.cols(n.outputs[0]) + 15) / 16 * 16;
+  needs.shared += up_floats(n, f);
   return needs;
 }
 
 void run_gated_linear(const Node& n, Frame& f, Team& team) {
-  const int64_t floats = (f.rows_of(n.outputs[0]) * f.cols(n.outputs[0]) + 15) / 16 * 16;
+  const int64_t floats = up_floats(n, f);
   LinearPart parts[2] = {part_of_node(n, 2, f.shared), part_of_node(n, 0, f.data(n.outputs[0]))};
   parts[1].activation = n.attrs.activation;
   parts[1].multiply = parts[0].y, parts[1].ld_multiply = parts[0].ldy;

@@ -9,7 +9,6 @@
 #include <cmath>
 #include <limits>
 
-#include "dispatch/dispatch.h"
 #include "ops/graph_ops.h"
 #include "ops/linear.h"
 
@@ -31,19 +30,21 @@ LinearPart projection(const Node& n, const Frame& f) {
 
 // The logits, and of each chunk of each row the largest element and the sum of e^(x - largest).
 struct Logits {
+  const KernelTable& kernel;
   int64_t rows, V, chunks;
   float* values;   // (rows, V)
   double* sums;    // (rows, chunks)
   float* largest;  // (rows, chunks)
 
   Logits(const Node& n, const Frame& f, float* shared)
-      : rows(f.last),
+      : kernel(*f.kernel),
+        rows(f.last),
         V(f.cols(n.weights[0] ? n.outputs[0] : n.inputs[0])),
         chunks(chunk_count(V)),
         values(f.data(n.weights[0] ? n.outputs[0] : n.inputs[0])),
         sums(reinterpret_cast<double*>(shared)),
         largest(shared + 2 * rows * chunks) {}
-  static int64_t scratch_floats(int64_t rows, int64_t chunks) { return (3 * rows * chunks + 15) / 16 * 16; }
+  static int64_t scratch_floats(int64_t rows, int64_t chunks) { return whole_lines(3 * rows * chunks); }
 
   float* row(int64_t r) const { return values + r * V; }
   int64_t begin(int64_t c) const { return c * kChunk; }
@@ -52,7 +53,7 @@ struct Logits {
   void measure(Range chunk_range, Range row_range) const {
     for (int64_t r = row_range.begin; r < row_range.end; ++r)
       for (int64_t c = chunk_range.begin; c < chunk_range.end; ++c)
-        sums[r * chunks + c] = kernels().exp_sum(row(r) + begin(c), size(c), &largest[r * chunks + c]);
+        sums[r * chunks + c] = kernel.exp_sum(row(r) + begin(c), size(c), &largest[r * chunks + c]);
   }
 };
 
@@ -72,11 +73,11 @@ struct Normaliser {
     }
   }
   float of(float x) const { return top == -kInfinity ? top + log_sum : x - top - log_sum; }
-  void apply(const float* x, int64_t n, float* y) const {
+  void apply(const KernelTable& kernel, const float* x, int64_t n, float* y) const {
     if (top == -kInfinity) {
       std::fill(y, y + n, top + log_sum);
     } else {
-      kernels().subtract_row(x, top, log_sum, n, y);
+      kernel.subtract_row(x, top, log_sum, n, y);
     }
   }
 };
@@ -89,6 +90,7 @@ bool ranks_before(float a, int32_t i, float b, int32_t j) {
 
 // The k best of a row so far, in order, in the caller's arrays.
 struct Best {
+  const KernelTable& kernel;
   int k;
   float* scores;
   int32_t* tokens;
@@ -103,7 +105,7 @@ struct Best {
 
   void take(const float* x, int64_t first, int64_t n) {
     const int count = static_cast<int>(std::min<int64_t>(k, n));
-    kernels().top_k(x, n, count, new_scores, new_tokens);
+    kernel.top_k(x, n, count, new_scores, new_tokens);
     for (int i = 0; i < count; ++i) {
       const float score = new_scores[i];
       const int32_t token = new_tokens[i] + static_cast<int32_t>(first);
@@ -133,7 +135,7 @@ void change_row(const Select& s, const Logits& logits, int64_t r) {
       touched(s.banned[i]);
     }
   for (int64_t c = 0; c < logits.chunks; ++c)
-    if (std::isnan(largest[c])) largest[c] = kernels().maximum_of(row + logits.begin(c), logits.size(c));
+    if (std::isnan(largest[c])) largest[c] = logits.kernel.maximum_of(row + logits.begin(c), logits.size(c));
 }
 
 bool changes(const Select& s, int64_t r) {
@@ -148,19 +150,23 @@ void finish_row(const Select& s, const Logits& logits, int64_t r, Results& resul
   results.log_sum_exp[static_cast<size_t>(r)] = normaliser.top + normaliser.log_sum;
   // where the row itself changes, all of it becomes log-probabilities; else only the chunks that are looked at
   const bool whole = s.log_probs && (s.logits || changes(s, r));
-  if (whole) normaliser.apply(logits.row(r), logits.V, logits.row(r));
+  if (whole) normaliser.apply(logits.kernel, logits.row(r), logits.V, logits.row(r));
   if (s.log_probs)
     for (int64_t c = 0; c < logits.chunks; ++c) largest[c] = normaliser.of(largest[c]);
   if (changes(s, r)) change_row(s, logits, r);
   if (!s.k) return;
   const int64_t most = std::min<int64_t>(s.k, kChunk);
-  Best best{s.k, results.scores.data() + r * s.k, results.tokens.data() + r * s.k, scratch + kChunk,
+  Best best{logits.kernel,
+            s.k,
+            results.scores.data() + r * s.k,
+            results.tokens.data() + r * s.k,
+            scratch + kChunk,
             reinterpret_cast<int32_t*>(scratch + kChunk + most)};
   const auto look_at = [&](int64_t c) {
     if (!best.wants(largest[c])) return;
     const float* x = logits.row(r) + logits.begin(c);
     if (s.log_probs && !whole) {
-      normaliser.apply(x, logits.size(c), scratch);
+      normaliser.apply(logits.kernel, x, logits.size(c), scratch);
       x = scratch;
     }
     best.take(x, logits.begin(c), logits.size(c));
@@ -192,7 +198,8 @@ void run_output(const Node& n, Frame& f, Team& team) {
   const Logits logits(n, f, f.shared);
   if (n.weights[0]) {
     const LinearPart part = projection(n, f);
-    LinearArgs args{f.data(n.inputs[0]),
+    LinearArgs args{*f.kernel,
+                    f.data(n.inputs[0]),
                     f.last,
                     f.cols(n.inputs[0]),
                     &part,

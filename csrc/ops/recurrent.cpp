@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "dispatch/dispatch.h"
 #include "ops/graph_ops.h"
 #include "ops/linear.h"
 
@@ -13,16 +12,13 @@ enum Role { weight_ih, weight_hh, bias_ih, bias_hh };
 
 const float* bias_of(const Node& n, Role role) { return n.weights[role] ? n.weights[role]->plain.data() : nullptr; }
 
-// Where the scratch of the products begins behind so many floats: on a cache line.
-int64_t room_at(int64_t floats) { return round_up(floats, 16); }
-
 // gates = x W^T + b for `rows` rows: (rows, gates * H). room: shared scratch.
 void gates(const Node& n, Frame& f, Role weight, const float* x, int64_t ldx, int64_t rows, float* y, float* room,
            Team& team) {
   LinearPart part{};
   part.weight = n.weights[weight].get(), part.bias = bias_of(n, weight == weight_ih ? bias_ih : bias_hh);
   part.y = y, part.ldy = part.weight->rows;
-  linear({x, rows, ldx, &part, 1, room, f.scratch[static_cast<size_t>(team.ith)]}, team);
+  linear({*f.kernel, x, rows, ldx, &part, 1, room, f.scratch[static_cast<size_t>(team.ith)]}, team);
 }
 
 // Scratch of both products, for at most so many rows each.
@@ -34,14 +30,15 @@ LinearScratch gates_scratch(const Node& n, int64_t input_rows, int64_t state_row
 
 // h: (B, H), c: (B, H) of the LSTM. One token of every one of `rows` sequences.
 struct Cell {
+  const KernelTable& kernel;
   bool lstm;
   int64_t H;
 
   void run(const float* gx, const float* gh, const float* h, const float* c, float* h_out, float* c_out) const {
     if (lstm) {
-      kernels().lstm_cell_row(gx, gh, c, H, h_out, c_out);
+      kernel.lstm_cell_row(gx, gh, c, H, h_out, c_out);
     } else {
-      kernels().gru_cell_row(gx, gh, h, H, h_out);
+      kernel.gru_cell_row(gx, gh, h, H, h_out);
     }
   }
 };
@@ -50,12 +47,12 @@ void run_cell(const Node& n, Frame& f, Team& team, bool lstm) {
   const int64_t rows = f.rows_of(n.inputs[0]), O = n.weights[weight_ih]->rows, H = n.weights[weight_hh]->cols;
   float* gx = f.shared;
   float* gh = gx + rows * O;
-  float* room = f.shared + room_at(2 * rows * O);
+  float* room = f.shared + whole_lines(2 * rows * O);
   gates(n, f, weight_ih, f.data(n.inputs[0]), f.cols(n.inputs[0]), rows, gx, room, team);
   if (is_quantized(n.weights[weight_ih]->type)) team.barrier();  // the room is used again
   gates(n, f, weight_hh, f.data(n.inputs[1]), H, rows, gh, room, team);
   team.barrier();
-  const Cell cell{lstm, H};
+  const Cell cell{*f.kernel, lstm, H};
   const Range mine = team.split(rows);
   for (int64_t r = mine.begin; r < mine.end; ++r)
     cell.run(gx + r * O, gh + r * O, f.data(n.inputs[1]) + r * H, lstm ? f.data(n.inputs[2]) + r * H : nullptr,
@@ -70,11 +67,11 @@ void run_sequence(const Node& n, Frame& f, Team& team, bool lstm) {
   float* gh = gx + f.tokens * O;
   float* h = gh + f.batch * O;
   float* c = h + f.batch * H;
-  float* room = f.shared + room_at((f.tokens + f.batch) * O + 2 * f.batch * H);
+  float* room = f.shared + whole_lines((f.tokens + f.batch) * O + 2 * f.batch * H);
   gates(n, f, weight_ih, f.data(n.inputs[0]), f.cols(n.inputs[0]), f.tokens, gx, room, team);
   if (team.ith == 0) std::memset(h, 0, static_cast<size_t>(2 * f.batch * H) * sizeof(float));
   team.barrier();
-  const Cell cell{lstm, H};
+  const Cell cell{*f.kernel, lstm, H};
   int64_t active = f.batch;
   for (int64_t t = 0;; ++t) {
     while (active > 0 && f.length(f.by_length[static_cast<size_t>(active - 1)]) <= t) --active;
@@ -108,7 +105,7 @@ double flops_of(const Node& n, int64_t rows) {
 Needs cell_needs(const Node& n, const Frame& f) {
   const int64_t rows = f.rows_of(n.inputs[0]);
   const LinearScratch scratch = gates_scratch(n, rows, rows);
-  return {room_at(2 * rows * n.weights[weight_ih]->rows) + scratch.shared, scratch.per_thread, flops_of(n, rows)};
+  return {whole_lines(2 * rows * n.weights[weight_ih]->rows) + scratch.shared, scratch.per_thread, flops_of(n, rows)};
 }
 
 void run_gru_cell(const Node& n, Frame& f, Team& team) { run_cell(n, f, team, false); }
@@ -117,7 +114,7 @@ void run_lstm_cell(const Node& n, Frame& f, Team& team) { run_cell(n, f, team, t
 Needs sequence_needs(const Node& n, const Frame& f) {
   const int64_t O = n.weights[weight_ih]->rows, H = n.weights[weight_hh]->cols;
   const LinearScratch scratch = gates_scratch(n, f.tokens, f.batch);
-  return {room_at((f.tokens + f.batch) * O + 2 * f.batch * H) + scratch.shared, scratch.per_thread,
+  return {whole_lines((f.tokens + f.batch) * O + 2 * f.batch * H) + scratch.shared, scratch.per_thread,
           flops_of(n, f.tokens)};
 }
 
@@ -139,7 +136,7 @@ Needs rnn_attention_needs(const Node& n, const Frame& f) {
 }
 
 void run_rnn_attention(const Node& n, Frame& f, Team& team) {
-  const KernelTable& k = kernels();
+  const KernelTable& k = *f.kernel;
   const int64_t A = f.cols(n.inputs[0]), C = f.cols(n.outputs[0]);
   const Range mine = team.split(f.batch);
   for (int64_t s = mine.begin; s < mine.end; ++s) {

@@ -1,6 +1,5 @@
 // Rotary position embeddings (Su et al. 2021, arXiv:2104.09864): the turns of a step's rows are computed once, for the
 // queries and keys of all layers.
-#include "dispatch/dispatch.h"
 #include "ops/graph_ops.h"
 
 namespace fastattn {
@@ -59,7 +58,7 @@ void run_rope(const Node& n, Frame& f, Team& team) {
   const int64_t C = f.cols(n.inputs[0]), R = f.cols(n.inputs[1]), heads = n.attrs.heads;
   const Range mine = team.split(f.rows_of(n.outputs[0]));
   for (int64_t r = mine.begin; r < mine.end; ++r)
-    kernels().rope_row(f.data(n.inputs[0]) + r * C, f.data(n.inputs[1]) + r * R, heads, C / heads, R / 2,
+    f.kernel->rope_row(f.data(n.inputs[0]) + r * C, f.data(n.inputs[1]) + r * R, heads, C / heads, R / 2,
                        f.data(n.outputs[0]) + r * C);
 }
 

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "dispatch/dispatch.h"
 #include "ops/graph_ops.h"
 
 namespace fastattn {
@@ -33,8 +32,8 @@ void run_embedding(const Node& n, Frame& f, Team& team) {
   each_row(n, f, team, [&](int64_t r) {
     const int64_t id = f.ids[r];
     float* out = row(f, n.outputs[0], r);
-    kernels().unpack_row(table.type, table.panel(id / kPanel), table.cols, static_cast<int>(id % kPanel), out);
-    if (scale != 1.0f) kernels().scale_row(out, scale, table.cols, out);
+    f.kernel->unpack_row(table.type, table.panel(id / kPanel), table.cols, static_cast<int>(id % kPanel), out);
+    if (scale != 1.0f) f.kernel->scale_row(out, scale, table.cols, out);
   });
 }
 
@@ -44,40 +43,40 @@ void run_position_embedding(const Node& n, Frame& f, Team& team) {
     const int64_t s = f.row_sequence[static_cast<size_t>(r)];
     const int64_t position =
         f.positions[static_cast<size_t>(s)] + r - f.offsets[static_cast<size_t>(s)] + n.attrs.offset;
-    kernels().add_row(row(f, n.inputs[0], r), table.plain.data() + position * table.cols, table.cols,
+    f.kernel->add_row(row(f, n.inputs[0], r), table.plain.data() + position * table.cols, table.cols,
                       row(f, n.outputs[0], r));
   });
 }
 
 void run_layer_norm(const Node& n, Frame& f, Team& team) {
   each_row(n, f, team, [&](int64_t r) {
-    kernels().layer_norm_row(row(f, n.inputs[0], r), f.cols(n.inputs[0]), n.weights[0]->plain.data(),
+    f.kernel->layer_norm_row(row(f, n.inputs[0], r), f.cols(n.inputs[0]), n.weights[0]->plain.data(),
                              n.weights[1]->plain.data(), static_cast<float>(n.attrs.eps), row(f, n.outputs[0], r));
   });
 }
 
 void run_rms_norm(const Node& n, Frame& f, Team& team) {
   each_row(n, f, team, [&](int64_t r) {
-    kernels().rms_norm_row(row(f, n.inputs[0], r), f.cols(n.inputs[0]), n.weights[0]->plain.data(),
+    f.kernel->rms_norm_row(row(f, n.inputs[0], r), f.cols(n.inputs[0]), n.weights[0]->plain.data(),
                            static_cast<float>(n.attrs.eps), row(f, n.outputs[0], r));
   });
 }
 
 void run_activation(const Node& n, Frame& f, Team& team) {
   each_row(n, f, team, [&](int64_t r) {
-    kernels().activation_row(n.attrs.activation, row(f, n.inputs[0], r), f.cols(n.inputs[0]), row(f, n.outputs[0], r));
+    f.kernel->activation_row(n.attrs.activation, row(f, n.inputs[0], r), f.cols(n.inputs[0]), row(f, n.outputs[0], r));
   });
 }
 
 void run_add(const Node& n, Frame& f, Team& team) {
   each_row(n, f, team, [&](int64_t r) {
-    kernels().add_row(row(f, n.inputs[0], r), row(f, n.inputs[1], r), f.cols(n.inputs[0]), row(f, n.outputs[0], r));
+    f.kernel->add_row(row(f, n.inputs[0], r), row(f, n.inputs[1], r), f.cols(n.inputs[0]), row(f, n.outputs[0], r));
   });
 }
 
 void run_multiply(const Node& n, Frame& f, Team& team) {
   each_row(n, f, team, [&](int64_t r) {
-    kernels().multiply_row(row(f, n.inputs[0], r), row(f, n.inputs[1], r), f.cols(n.inputs[0]),
+    f.kernel->multiply_row(row(f, n.inputs[0], r), row(f, n.inputs[1], r), f.cols(n.inputs[0]),
                            row(f, n.outputs[0], r));
   });
 }
