@@ -167,7 +167,7 @@ def test_a_stream_takes_no_step_ahead() -> None:
 def test_every_position_of_the_model_can_be_used() -> None:
     made = TableSession(random_table(2, 97, V), max_positions=16)
     made.start(1)
-    options = GenerationOptions.resolve({"max_position_embeddings": 17, "vocab_size": V})
+    options = GenerationOptions.resolve({"max_position_embeddings": 16, "vocab_size": V})
     [[found]] = generate(made, [np.array([4, 5], np.int32)], options)
     assert len(found.token_ids) == 15 and found.finish_reason == "length"
 
