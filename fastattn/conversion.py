@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from fastattn import _native
 from fastattn.api import check_choice, check_threads, find_model
 from fastattn.errors import LoadError, OptionError
+from fastattn.loaders.converted import FILE as WEIGHTS
 from fastattn.packing import COMPUTE_TYPES, PackingStore, Progress
 
 if TYPE_CHECKING:
     from fastattn.assembly import Assembly
 
-WEIGHTS = "packed.safetensors"
 # what stands beside the weights and is needed to use them; README.md and the like stay behind
 COPIED = (
     "config.json",

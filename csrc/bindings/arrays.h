@@ -1,4 +1,4 @@
-// What is asked of every array that Python gives.
+// What ops and engine ask of what Python gives.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -7,7 +7,16 @@
 #include <stdexcept>
 #include <string>
 
+#include "kernels/kernels.h"
+
 namespace fastattn {
+
+inline Activation activation_named(const std::string& name) {
+  static const char* const names[] = {"none", "tanh", "sigmoid", "relu", "gelu", "gelu_tanh", "silu", "exp", "erf"};
+  for (int i = 0; i < 9; ++i)
+    if (name == names[i]) return static_cast<Activation>(i);
+  throw std::invalid_argument("activation: unknown name '" + name + "'");
+}
 
 // Views of one element repeated have any size without having memory; products of sizes are reckoned in 64 bits.
 inline void check_size(const pybind11::array& x, const std::string& name) {

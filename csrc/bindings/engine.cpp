@@ -87,16 +87,6 @@ py::object packed_bytes(const WeightPtr& weight) {
   return view;
 }
 
-Activation activation_of(const std::string& name) {
-  static const std::map<std::string, Activation> names = {
-      {"none", Activation::none}, {"tanh", Activation::tanh}, {"sigmoid", Activation::sigmoid},
-      {"relu", Activation::relu}, {"gelu", Activation::gelu}, {"gelu_tanh", Activation::gelu_tanh},
-      {"silu", Activation::silu}};
-  const auto it = names.find(name);
-  if (it == names.end()) throw std::invalid_argument("no such activation: " + name);
-  return it->second;
-}
-
 // The attributes of fastattn/ops/table.py by name. Names of states and memories come as slot numbers.
 Attrs attrs_of(const Attributes& given) {
   Attrs a;
@@ -124,7 +114,7 @@ Attrs attrs_of(const Attributes& given) {
     } else if (const auto slot = slots.find(name); slot != slots.end()) {
       *slot->second = static_cast<int>(std::get<int64_t>(value));
     } else if (name == "activation") {
-      a.activation = activation_of(std::get<std::string>(value));
+      a.activation = activation_named(std::get<std::string>(value));
     } else {
       throw std::invalid_argument("the engine knows no attribute " + name);
     }

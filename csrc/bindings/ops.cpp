@@ -85,13 +85,6 @@ std::vector<int64_t> bounded(const Longs& x, int64_t size, int64_t most, const c
   return copy;
 }
 
-Activation activation_named(const std::string& name) {
-  static const char* const names[] = {"none", "tanh", "sigmoid", "relu", "gelu", "gelu_tanh", "silu", "exp", "erf"};
-  for (int i = 0; i < 9; ++i)
-    if (name == names[i]) return static_cast<Activation>(i);
-  throw std::invalid_argument("activation: unknown name '" + name + "'");
-}
-
 dense::Mask mask_of(const std::optional<py::array>& mask, const int64_t (&shape)[4]) {
   if (!mask) return {};
   const bool boolean = mask->dtype().kind() == 'b';
