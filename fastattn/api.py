@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 BUNDLED = Path(__file__).parent / "bundled"
 BACKENDS = ("native", "reference")
 _POOLED = 4  # idle sessions a model keeps for the next call
-_POOLED_BYTES = 64 << 20  # of one of them: what a large call took is given back, and costs the next less than its own work
+_POOLED_BYTES = 64 << 20  # of one of them; what a large call took costs the next less than its own work
 _Read = TypeVar("_Read")
 
 
