@@ -222,7 +222,7 @@ class Model:
         architecture = self._architecture
         limit = architecture.max_source
         if isinstance(given, str):
-            codec = self._codec("text")
+            codec = self._codec()
             encode = self._prompts_codec.encode_prompt if self._prompts_codec else codec.encode
             encoded = encode(given, limit or None)
             ids = np.array(encoded.ids, np.int32)
@@ -236,9 +236,9 @@ class Model:
     def _sources(self, inputs: Sequence[Input]) -> list[Source]:
         return _each("inputs", inputs, self._source)
 
-    def _codec(self, what: str) -> TextCodec:
+    def _codec(self) -> TextCodec:
         if self.tokenizer is None:
-            raise InputError(f"{self.name}: found {what}, expected token ids: the model's folder has no tokenizer")
+            raise InputError(f"{self.name}: found text, expected token ids: the model's folder has no tokenizer")
         return self.tokenizer
 
     def _labels(self, ids: Sequence[int], target: bool) -> list[str]:
@@ -258,7 +258,7 @@ class Model:
         return ids
 
     def _encoded(self, target: str, prompt: Input, source: Source) -> IntArray:
-        codec = self._codec("text")
+        codec = self._codec()
         if not self._prompts_codec:
             return np.array(codec.encode_target(target), np.int32)
         text = prompt if isinstance(prompt, str) else codec.decode(source.ids.tolist())

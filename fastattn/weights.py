@@ -234,14 +234,13 @@ def _common_root(names: list[str], prefix: str) -> str | None:
     return longer if dot and all(n.startswith(longer) for n in names) else None
 
 
-def _shape_of(checkpoint: Checkpoint, name: str) -> tuple[int, ...]:
-    tensors = checkpoint.tensors
-    return tensors.weight(name).shape if isinstance(tensors, TensorMap) else tensors[name].shape
-
-
 def _weight(checkpoint: Checkpoint, name: str) -> Weight:
     tensors = checkpoint.tensors
     return tensors.weight(name) if isinstance(tensors, TensorMap) else Weight(tensors[name], name)
+
+
+def _shape_of(checkpoint: Checkpoint, name: str) -> tuple[int, ...]:
+    return _weight(checkpoint, name).shape
 
 
 def _is_float(checkpoint: Checkpoint, name: str) -> bool:

@@ -231,6 +231,14 @@ def test_capturing_changes_nothing_and_gives_what_was_asked_for(
         assert set(toy.graphs["decoder"].taps) <= set(b.taps)
 
 
+def test_an_unknown_capture_is_refused() -> None:
+    native = next(b for b in BACKENDS if not b.name.startswith("reference"))
+    session = native.session(transformer())
+    session.capture = 3
+    with pytest.raises(InputError, match="capture is 0, 1 or 2, not 3"):
+        session.encode([np.arange(3, dtype=np.int32)])
+
+
 @pytest.mark.parametrize("name", TOYS)
 def test_attention_records_are_distributions_over_the_keys(backend: Backend, toys: dict[str, Toy], name: str) -> None:
     toy, rng = toys[name], np.random.default_rng(5)

@@ -23,8 +23,8 @@ class Layout {
   // Gives every value its place in the arena, or, where it is private, one in that of each thread. Nothing moves while
   // neither the rows nor the plan change.
   void place(Frame& frame, const Program& program, const Plan& plan, int num_threads);
-  // The values as thread t sees them.
   int64_t bytes() const { return arena_.bytes() + private_.bytes(); }
+  // The values as thread t sees them.
   float* const* values(int t) const { return values_.data() + static_cast<size_t>(t) * value_count_; }
 
  private:
