@@ -215,6 +215,20 @@ def test_extreme_codes_do_not_saturate(each_isa: str, dtype: str) -> None:
     assert same_bits(ops.linear(x, ops.pack(w, dtype)), quantized.linear(x, w, dtype))
 
 
+@pytest.mark.parametrize("size", [1, 3, 4, 31, 64, 127, 512, 515, 1100])
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_large_codes_side_by_side_do_not_saturate(each_isa: str, dtype: str, size: int) -> None:
+    """None, few, many and nothing else of them in a row, in all of it or in one chunk: products of bytes overflow there."""
+    w, x = normal(40, size), normal(30, size) * np.float32(0.1)
+    w[:20] = np.sign(w[:20])
+    for i, share in enumerate((0.0, 0.01, 0.04, 0.1, 0.2, 0.3, 0.6, 1.0)):
+        large = RNG.random((3, size)) < share
+        x[3 * i : 3 * i + 3][large] = RNG.choice(np.float32([-1, -0.51, 0.51, 1]), large.sum())
+    x[24:27, size // 2 :] = 1
+    x[27:, :4] = -1
+    assert same_bits(ops.linear(x, ops.pack(w, dtype)), quantized.linear(x, w, dtype))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_row_that_is_not_finite_stays_so_and_alone(each_isa: str, dtype: str, bad: float) -> None:

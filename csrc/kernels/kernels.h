@@ -77,6 +77,15 @@ constexpr int64_t kLinearChunk = 512;
 
 constexpr int64_t chunks(int64_t row_bytes) { return (row_bytes + kLinearChunk - 1) / kLinearChunk; }
 
+// What quads of codes lack that split_codes has halved, in a row's chunk.
+constexpr int kMostRests = 31;
+struct Rests {
+  int32_t count, whole;  // whole: there would be too many, and nothing is halved
+  struct {
+    int32_t quad, codes;
+  } of[kMostRests];  // zeros behind the last
+};
+
 constexpr int kMostUnpackedRows = 8;  // that are multiplied by weights as they lie
 
 // A product with consecutive panels.
@@ -85,6 +94,7 @@ struct PanelArgs {
   int64_t ld_chunk;      // bytes from chunk to chunk
   const uint8_t* heads;  // int8, int4: rows of quantize_row, for their scales and sums
   int64_t ld_heads;      // bytes from row to row
+  const Rests* rests;    // int8, of several rows: what split_codes has made, [chunk][row]
   int64_t rows, K;
   const void* panels;
   float* y;  // (rows, cols)

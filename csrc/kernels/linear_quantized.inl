@@ -15,20 +15,40 @@ INLINE Vi four_codes(const int8_t* q) {
   return set1_int(word);
 }
 
-// The heads of quantised rows.
+// What belongs to the codes of rows: their heads, and the rests of their chunks.
 struct Heads {
   const uint8_t* first;
   int64_t stride;
+  const Rests* first_rests;
+  int64_t rows;  // in a chunk
 
   float scale(int64_t r) const { return *reinterpret_cast<const float*>(first + r * stride); }
   int32_t sum(int64_t r) const { return *reinterpret_cast<const int32_t*>(first + r * stride + 4); }
   const int32_t* group_sums(int64_t r) const {  // times -kInt4Zero
     return reinterpret_cast<const int32_t*>(first + r * stride + kRowSums);
   }
+  const Rests* rests(int64_t k, int64_t r) const { return first_rests + k / kLinearChunk * rows + r; }
 };
 
-// One quad of R rows of codes, kLinearChunk apart.
+// The sums of a tile; rows are kPanel apart.
 template <int R, int V>
+INLINE void load_sums(Vi (&acc)[R][V], const int32_t* sums) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) acc[r][v] = load_int(sums + r * kPanel + v * kLanes);
+}
+
+template <int R, int V>
+INLINE void store_sums(const Vi (&acc)[R][V], int32_t* sums) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) store_int(sums + r * kPanel + v * kLanes, acc[r][v]);
+}
+
+// One quad of R rows of codes, kLinearChunk apart.
+template <auto dot, int R, int V>
 INLINE void int8_step(Vi (&acc)[R][V], const int8_t* q, const uint8_t* codes) {
   Vi w[V];
 #pragma GCC unroll 8
@@ -37,25 +57,19 @@ INLINE void int8_step(Vi (&acc)[R][V], const int8_t* q, const uint8_t* codes) {
   for (int r = 0; r < R; ++r) {
     const Vi s = four_codes(q + r * kLinearChunk);
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) acc[r][v] = dot_bytes(acc[r][v], w[v], s);
+    for (int v = 0; v < V; ++v) acc[r][v] = dot(acc[r][v], w[v], s);
   }
 }
 
 // sums += R rows times n quads of the panel.   sums: (R, kPanel)
-template <int R>
+template <int R, auto dot>
 __attribute__((noinline)) void int8_tile(const int8_t* q, const uint8_t* codes, int64_t n, int32_t* sums) {
   constexpr int V = widest(R, kPanel);
   for (int c = 0; c < kPanel; c += V * kLanes) {
     Vi acc[R][V];
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) acc[r][v] = load_int(sums + r * kPanel + c + v * kLanes);
-    for (int64_t quad = 0; quad < n; ++quad) int8_step(acc, q + quad * 4, codes + (quad * kPanel + c) * 4);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) store_int(sums + r * kPanel + c + v * kLanes, acc[r][v]);
+    load_sums(acc, sums + c);
+    for (int64_t quad = 0; quad < n; ++quad) int8_step<dot>(acc, q + quad * 4, codes + (quad * kPanel + c) * 4);
+    store_sums(acc, sums + c);
   }
 }
 
@@ -72,10 +86,7 @@ __attribute__((noinline)) void int8_tile_widened(const int8_t* q, const uint8_t*
     }
   for (int c = 0; c < kPanel; c += V * kLanes) {
     Vi acc[R][V];
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) acc[r][v] = load_int(sums + r * kPanel + c + v * kLanes);
+    load_sums(acc, sums + c);
     for (int64_t quad = 0; quad < n; ++quad) {
       Vi w[V], x[V];
 #pragma GCC unroll 8
@@ -90,11 +101,74 @@ __attribute__((noinline)) void int8_tile_widened(const int8_t* q, const uint8_t*
         for (int v = 0; v < V; ++v) acc[r][v] = dot_pairs(dot_pairs(acc[r][v], w[v], s), x[v], t);
       }
     }
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) store_int(sums + r * kPanel + c + v * kLanes, acc[r][v]);
+    store_sums(acc, sums + c);
   }
+}
+
+// Products of two neighbours, added in int16, overflow where both codes are large: such quads of a row are halved, and
+// what is missing is added afterwards. Rows of normal numbers have 2 to 6 of them in a hundred.
+//
+// The rests of a chunk of n quads; the quads themselves become halves, rounded down. Where there are too many, all
+// stay.
+void split_chunk(int8_t* codes, int64_t n, Rests& rests) {
+  const int most = static_cast<int>(minimum(kMostRests, n / 4));
+  __builtin_memset(&rests, 0, sizeof rests);
+  for (int64_t i = 0; i < n; i += kLanes)
+    for (unsigned large = beyond_bounds(load_int(codes + i * 4)); large; large &= large - 1) {
+      if (rests.count == most) {
+        __builtin_memset(&rests, 0, sizeof rests);
+        rests.whole = 1;
+        return;
+      }
+      rests.of[rests.count++].quad = static_cast<int32_t>(i + __builtin_ctz(large));
+    }
+  for (int i = 0; i < rests.count; ++i) {
+    int8_t rest[4], *quad = codes + rests.of[i].quad * 4;
+    for (int j = 0; j < 4; ++j) {
+      const int half = quad[j] >> 1;
+      rest[j] = static_cast<int8_t>(quad[j] - half), quad[j] = static_cast<int8_t>(half);
+    }
+    __builtin_memcpy(&rests.of[i].codes, rest, sizeof rest);
+  }
+}
+
+void split_codes(int8_t* codes, int64_t rows, int64_t K, Rests* rests) {
+  if constexpr (kDotBounded)
+    for (int64_t k = 0; k < K; k += kLinearChunk)
+      for (int64_t r = 0; r < rows; ++r, codes += kLinearChunk, ++rests)
+        split_chunk(codes, minimum(kChunkQuads, quads(K - k)), *rests);
+}
+
+// sums += the rests of R rows, up to `most` of each.
+template <int R>
+__attribute__((noinline)) void int8_rests(const Rests* rests, int most, const uint8_t* codes, int32_t* sums) {
+  constexpr int V = widest(R, kPanel);
+  for (int c = 0; c < kPanel; c += V * kLanes) {
+    Vi acc[R][V];
+    load_sums(acc, sums + c);
+    for (int i = 0; i < most; ++i)
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const uint8_t* quad = codes + (rests[r].of[i].quad * kPanel + c) * 4;
+        const Vi s = set1_int(rests[r].of[i].codes);
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) acc[r][v] = dot_bounded(acc[r][v], load_int(quad + v * 4 * kLanes), s);
+      }
+    store_sums(acc, sums + c);
+  }
+}
+
+// The same as int8_tile of codes that have been split.
+template <int R>
+void int8_tile_split(const int8_t* q, const Rests* rests, const uint8_t* codes, int64_t n, int32_t* sums) {
+  int most = 0, whole = 0;
+  for (int r = 0; r < R; ++r) most = rests[r].count > most ? rests[r].count : most, whole |= rests[r].whole;
+  if (whole) {
+    int8_tile_widened<R>(q, codes, n, sums);
+  } else {
+    int8_tile<R, dot_bounded>(q, codes, n, sums);
+  }
+  if (most) int8_rests<R>(rests, most, codes, sums);
 }
 
 // One row, two quads at a time into accumulators of their own, reading ahead.
@@ -109,10 +183,10 @@ void int8_row(const int8_t* q, const uint8_t* codes, int64_t n, int32_t* sums) {
       const uint8_t* line = codes + (quad * kPanel + c) * 4;
 #pragma GCC unroll 8
       for (int i = 0; i < 2 * V * 4 * kLanes; i += 64) __builtin_prefetch(line + 4096 + i);
-      int8_step(even, q + quad * 4, line);
-      int8_step(odd, q + quad * 4 + 4, line + 4 * kPanel);
+      int8_step<dot_bytes>(even, q + quad * 4, line);
+      int8_step<dot_bytes>(odd, q + quad * 4 + 4, line + 4 * kPanel);
     }
-    if (quad < n) int8_step(even, q + quad * 4, codes + (quad * kPanel + c) * 4);
+    if (quad < n) int8_step<dot_bytes>(even, q + quad * 4, codes + (quad * kPanel + c) * 4);
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) store_int(sums + c + v * kLanes, add_int(even[0][v], odd[0][v]));
   }
@@ -212,9 +286,17 @@ struct Int8Panel {
     int8_row(q, panel, quads(K), sums);
   }
   template <int R>
-  static void tile(const int8_t* q, const uint8_t* panel, int64_t K, int64_t k, const Heads&, int64_t, int32_t* sums) {
-    constexpr auto product = kDotBytes ? int8_tile<R> : int8_tile_widened<R>;
-    product(q, panel + k * kPanel, minimum(kChunkQuads, quads(K - k)), sums);
+  static void tile(const int8_t* q, const uint8_t* panel, int64_t K, int64_t k, const Heads& heads, int64_t first,
+                   int32_t* sums) {
+    const uint8_t* codes = panel + k * kPanel;
+    const int64_t n = minimum(kChunkQuads, quads(K - k));
+    if constexpr (kDotBytes) {
+      int8_tile<R, dot_bytes>(q, codes, n, sums);
+    } else if constexpr (kDotBounded) {
+      int8_tile_split<R>(q, heads.rests(k, first), codes, n, sums);
+    } else {
+      int8_tile_widened<R>(q, codes, n, sums);
+    }
   }
   static void end(const Heads& heads, int64_t first, int rows, const uint8_t* panel, int64_t K, const int32_t* sums,
                   float* out) {
@@ -262,7 +344,7 @@ INLINE void quantized_tile_of(int rows, const int8_t* q, const uint8_t* panel, i
 template <class Panel>
 void quantized_group(const PanelArgs& a, int64_t first, int rows, int64_t column, const uint8_t* panel, float* out) {
   alignas(64) typename Panel::Sum sums[kMostRows * kPanel];
-  const Heads heads = {a.heads, a.ld_heads};
+  const Heads heads = {a.heads, a.ld_heads, a.rests, a.rows};
   const int8_t* x = static_cast<const int8_t*>(a.x);
   Panel::begin(heads, first, rows, sums);
   const int tiles = (rows + kTileRows - 1) / kTileRows;

@@ -21,13 +21,14 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // What the parts want of x.
 struct Wanted {
-  bool floats = false, rounded = false, codes = false;
+  bool floats = false, rounded = false, int8 = false, int4 = false;
   Wanted(const LinearPart* parts, int count) {
     for (int i = 0; i < count; ++i) {
       const DType type = parts[i].weight->type;
-      (is_quantized(type) ? codes : type == DType::bfloat16 ? rounded : floats) = true;
+      (type == DType::int8 ? int8 : type == DType::int4 ? int4 : type == DType::bfloat16 ? rounded : floats) = true;
     }
   }
+  bool codes() const { return int8 || int4; }
   int64_t bytes() const { return floats ? 4 : rounded ? 2 : 1; }  // of an element of x
 };
 
@@ -39,6 +40,8 @@ int64_t block_rows(int64_t K, int64_t bytes) {
 
 // Bytes of `rows` rows in chunks.
 int64_t arranged_bytes(int64_t rows, int64_t row_bytes) { return rows * chunks(row_bytes) * kLinearChunk; }
+
+int64_t rests_bytes(int64_t rows, int64_t K) { return rows * chunks(K) * static_cast<int64_t>(sizeof(Rests)); }
 
 // Rows of x, `ld` bytes apart, as [chunk][row][kLinearChunk].
 void arrange(const uint8_t* from, int64_t ld, int64_t rows, int64_t row_bytes, uint8_t* to) {
@@ -131,12 +134,15 @@ class Product {
   void multiply_part(const LinearPart& part, Range panels, Range rows) const {
     const Weight& w = *part.weight;
     const int64_t c = panels.begin * kPanel, r = rows.begin;
-    const bool quantized = is_quantized(w.type);
     PanelArgs args{};
-    args.x = quantized ? codes_ : w.type == DType::bfloat16 ? rounded_ : floats_;
+    args.x = w.type == DType::int8       ? split_codes_
+             : w.type == DType::int4     ? codes_
+             : w.type == DType::bfloat16 ? rounded_
+                                         : floats_;
     args.rows = rows.end - r, args.K = K_;
     args.ld_chunk = args.rows * kLinearChunk;
-    args.heads = quantized ? heads_ + r * heads_stride_ : nullptr, args.ld_heads = heads_stride_;
+    args.heads = is_quantized(w.type) ? heads_ + r * heads_stride_ : nullptr, args.ld_heads = heads_stride_;
+    args.rests = rests_;
     args.panels = w.panel(panels.begin);
     args.y = part.y + r * part.ldy + c, args.ldy = part.ldy;
     args.cols = std::min(panels.end * kPanel, w.rows) - c;
@@ -151,7 +157,7 @@ class Product {
 
   // All rows to int8; where there are many, by all threads for all.
   void quantize() {
-    if (!wanted_.codes) return;
+    if (!wanted_.codes()) return;
     const bool alone = a_.rows <= alone_rows(K_);
     uint8_t* rows = reinterpret_cast<uint8_t*>(alone ? a_.scratch : a_.shared);
     if (!alone) team_.barrier();  // another product may still read what is there
@@ -168,19 +174,27 @@ class Product {
     const int64_t count = rows.end - rows.begin;
     const uint8_t* x = reinterpret_cast<const uint8_t*>(a_.x + rows.begin * a_.ldx);
     const uint8_t* codes = heads_ ? heads_ + rows.begin * heads_stride_ + quantized_codes(K_) : nullptr;
-    floats_ = x, codes_ = codes;
+    floats_ = x, codes_ = split_codes_ = codes;
     uint8_t* room = reinterpret_cast<uint8_t*>(a_.scratch);
-    if (wanted_.codes) room += std::min(a_.rows, alone_rows(K_)) * heads_stride_;
+    if (wanted_.codes()) room += std::min(a_.rows, alone_rows(K_)) * heads_stride_;
     if (wanted_.rounded) {
       round(rows, room);
       rounded_ = room;
       room += arranged_bytes(count, rounded_bytes(K_));
     }
     if (count == 1) return;
-    if (wanted_.codes) {
+    if (wanted_.int4) {
       arrange(codes, heads_stride_, count, round_up(K_, 64), room);
       codes_ = room;
       room += arranged_bytes(count, K_);
+    }
+    if (wanted_.int8) {
+      arrange(codes, heads_stride_, count, round_up(K_, 64), room);
+      split_codes_ = room;
+      Rests* rests = reinterpret_cast<Rests*>(room + arranged_bytes(count, K_));
+      k_.split_codes(reinterpret_cast<int8_t*>(room), count, K_, rests);
+      rests_ = rests;
+      room += arranged_bytes(count, K_) + rests_bytes(count, K_);
     }
     if (wanted_.floats) {
       arrange(x, a_.ldx * 4, count, K_ * 4, room);
@@ -202,7 +216,8 @@ class Product {
   const int64_t K_;
   const Wanted wanted_;
   int64_t heads_stride_ = 0, steps_ = 0, step_rows_ = 1, by_flops_ = 0, prepared_ = -1;
-  const uint8_t *heads_ = nullptr, *codes_ = nullptr, *rounded_ = nullptr, *floats_ = nullptr;
+  const uint8_t *heads_ = nullptr, *codes_ = nullptr, *split_codes_ = nullptr, *rounded_ = nullptr, *floats_ = nullptr;
+  const Rests* rests_ = nullptr;
 };
 
 }  // namespace
@@ -223,10 +238,12 @@ LinearScratch linear_scratch(const LinearPart* parts, int count, int64_t rows) {
   const int64_t K = parts[0].weight->cols, size = quantized_bytes(K);
   const int64_t block = rows > 1 ? std::min(rows, block_rows(K, wanted.bytes())) : 0;
   int64_t shared = 0, own = 0;
-  if (wanted.codes) {
+  if (wanted.codes()) {
     shared = rows > alone_rows(K) ? rows * size : 0;
-    own = std::min(rows, alone_rows(K)) * size + arranged_bytes(block, K);
+    own = std::min(rows, alone_rows(K)) * size;
   }
+  if (wanted.int4) own += arranged_bytes(block, K);
+  if (wanted.int8) own += arranged_bytes(block, K) + rests_bytes(block, K);
   if (wanted.rounded) own += arranged_bytes(std::max<int64_t>(block, 1), rounded_bytes(K));
   if (wanted.floats) own += arranged_bytes(block, K * 4);
   return {shared / 4, own / 4};

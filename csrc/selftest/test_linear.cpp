@@ -60,7 +60,7 @@ struct Panel {
 struct Inputs {
   DType type;
   int64_t rows, K, row_bytes;
-  Array floats, quantized, rounded, meant, arranged;
+  Array floats, quantized, rounded, meant, arranged, rests;
 
   Inputs(DType t, int64_t r, int64_t k)
       : type(t),
@@ -73,12 +73,20 @@ struct Inputs {
         quantized(r * quantized_bytes(k) / 4),
         rounded(r * rounded_bytes(k) / 4),
         meant(r * k),
-        arranged(r * chunks(row_bytes) * kLinearChunk / 4) {
+        arranged(r * chunks(row_bytes) * kLinearChunk / 4),
+        rests(r * chunks(row_bytes) * int64_t(sizeof(Rests)) / 4) {
     for (int64_t i = 0; i < rows; ++i) quantize(i), round(i);
+    arrange();
+  }
+
+  void arrange() {
     for (int64_t i = 0; i < rows; ++i)
       for (int64_t at = 0; at < row_bytes; at += kLinearChunk)
         std::memcpy(reinterpret_cast<char*>(arranged.data()) + at * rows + i * kLinearChunk,
                     static_cast<const char*>(row(i)) + at, size_t(std::min(kLinearChunk, row_bytes - at)));
+    if (type == DType::int8)
+      kernels().split_codes(reinterpret_cast<int8_t*>(arranged.data()), rows, K,
+                            reinterpret_cast<Rests*>(rests.data()));
   }
 
   const uint8_t* head(int64_t i) const {
@@ -124,6 +132,7 @@ struct Inputs {
     args.x = count == 1 ? row(first) : arranged.data();
     args.ld_chunk = rows * kLinearChunk;
     args.heads = is_quantized(type) ? head(first) : nullptr, args.ld_heads = quantized_bytes(K);
+    args.rests = reinterpret_cast<const Rests*>(rests.data());
     args.rows = count, args.K = K;
   }
 };
@@ -244,6 +253,34 @@ void check_extremes(DType type) {
            "extreme codes type=%d column %d: %g, want %g", int(type), c, y[c], want[c]);
 }
 
+// Rows with none, some, many and nothing but large codes side by side, among others and alone.
+void check_large_codes(int64_t K) {
+  const int64_t rows = 29;
+  const Panel panel(DType::int8, K, kPanel);
+  Inputs x(DType::int8, rows, K);
+  for (int64_t i = 0; i < rows; ++i) {
+    int8_t* codes = reinterpret_cast<int8_t*>(x.quantized.data()) + i * quantized_bytes(K) + quantized_codes(K);
+    int32_t sum = 0;
+    for (int64_t k = 0; k < K; ++k) {
+      if (random_int(0, 27) < i) codes[k] = int8_t(random_int(0, 1) ? random_int(64, 127) : random_int(-127, -64));
+      sum += codes[k];
+    }
+    std::memcpy(x.quantized + i * quantized_bytes(K) / 4 + 1, &sum, sizeof sum);
+  }
+  x.arrange();
+  PanelArgs args{};
+  const Array y(rows * kPanel), alone(kPanel);
+  x.give(args, 0, rows);
+  args.panels = panel.bytes.data(), args.y = y, args.ldy = kPanel, args.cols = kPanel;
+  kernels().linear_int8(&args);
+  args.y = alone;
+  for (int64_t i = 0; i < rows; ++i) {
+    x.give(args, i, 1);
+    kernels().linear_int8(&args);
+    report(same_bits(alone, y + i * kPanel, kPanel), "large codes, row %ld alone, K=%ld", long(i), long(K));
+  }
+}
+
 // Every number of float16 comes back; NaN stays NaN.
 void check_float16() {
   const int64_t K = (1 << 16) / kPanel;
@@ -322,6 +359,7 @@ void test_linear() {
       for (int64_t K : {129, 513}) check_panels(type, rows, K);  // more than one chunk
   check_extremes(DType::int8);
   check_extremes(DType::int4);
+  for (int64_t K : {2, 4, 31, 130, 512, 700}) check_large_codes(K);
   check_odd_rows();
   check_rounding();
   check_float16();

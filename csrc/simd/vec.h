@@ -33,6 +33,9 @@
 //   store_bytes(p, x)                the low byte of each lane, kLanes bytes
 //   dot_bytes(acc, u, s)             acc + the 4 products of the unsigned bytes of u and the signed ones of s, exact
 //   kDotBytes                        whether there is an instruction for that, or it is made of the following
+//   dot_bounded(acc, u, s)           the same where beyond_bounds(s) is 0
+//   beyond_bounds(s)                 the lanes, as bits, where bytes 0 and 1, or 2 and 3, pass 128 or -128 together
+//   kDotBounded                      whether dot_bounded is the faster of the two
 //   even_unsigned(x) odd_unsigned(x) even_signed(x) odd_signed(x)      bytes 0 and 2, or 1 and 3, as int16
 //   dot_pairs(acc, a, b)             acc + the 2 products of int16, exact
 //   dot_nibbles(acc, u, s)           the same for bytes of u below 16, at most 8 times from an acc of set1_int(0);

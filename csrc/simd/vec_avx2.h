@@ -105,9 +105,17 @@ INLINE Vi dot_pairs(Vi acc, Vi a, Vi b) {
   return cooked(_mm256_add_epi32(raw(acc), _mm256_madd_epi16(raw(a), raw(b))));
 }
 constexpr bool kDotHalves = false;
-constexpr bool kDotBytes = false;  // maddubs would saturate
+constexpr bool kDotBytes = false, kDotBounded = true;  // maddubs saturates
 INLINE Vi dot_bytes(Vi acc, Vi u, Vi s) {
   return dot_pairs(dot_pairs(acc, even_unsigned(u), even_signed(s)), odd_unsigned(u), odd_signed(s));
+}
+INLINE Vi dot_bounded(Vi acc, Vi u, Vi s) {
+  return dot_pairs(acc, cooked(_mm256_maddubs_epi16(raw(u), raw(s))), cooked(_mm256_set1_epi16(1)));
+}
+INLINE unsigned beyond_bounds(Vi s) {
+  const __m256i pairs = _mm256_abs_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), raw(s)));
+  const __m256i beyond = _mm256_subs_epu16(pairs, _mm256_set1_epi16(128));
+  return bits({_mm256_castsi256_ps(_mm256_cmpgt_epi32(beyond, _mm256_setzero_si256()))});
 }
 // Sums of int16: 8 times 2 products of at most 15 * 127 are 30480.
 INLINE Vi dot_nibbles(Vi acc, Vi u, Vi s) {

@@ -105,14 +105,24 @@ INLINE Vi dot_pairs(Vi acc, Vi a, Vi b) {
   return cooked(_mm512_add_epi32(raw(acc), _mm512_madd_epi16(raw(a), raw(b))));
 }
 #if defined(FASTATTN_VNNI)
-constexpr bool kDotBytes = true;
+constexpr bool kDotBytes = true, kDotBounded = false;
 INLINE Vi dot_bytes(Vi acc, Vi u, Vi s) { return cooked(_mm512_dpbusd_epi32(raw(acc), raw(u), raw(s))); }
+INLINE Vi dot_bounded(Vi acc, Vi u, Vi s) { return dot_bytes(acc, u, s); }
+INLINE unsigned beyond_bounds(Vi) { return 0; }
 INLINE Vi dot_nibbles(Vi acc, Vi u, Vi s) { return cooked(_mm512_dpbusd_epi32(raw(acc), raw(u), raw(s))); }
 INLINE Vi finish_nibbles(Vi acc) { return acc; }
 #else
-constexpr bool kDotBytes = false;  // maddubs would saturate
+constexpr bool kDotBytes = false, kDotBounded = true;  // maddubs saturates
 INLINE Vi dot_bytes(Vi acc, Vi u, Vi s) {
   return dot_pairs(dot_pairs(acc, even_unsigned(u), even_signed(s)), odd_unsigned(u), odd_signed(s));
+}
+INLINE Vi dot_bounded(Vi acc, Vi u, Vi s) {
+  return dot_pairs(acc, cooked(_mm512_maddubs_epi16(raw(u), raw(s))), cooked(_mm512_set1_epi16(1)));
+}
+INLINE unsigned beyond_bounds(Vi s) {
+  const __m512i pairs = _mm512_abs_epi16(_mm512_maddubs_epi16(_mm512_set1_epi8(1), raw(s)));
+  const __m512i beyond = _mm512_subs_epu16(pairs, _mm512_set1_epi16(128));
+  return _mm512_test_epi32_mask(beyond, beyond);
 }
 // Sums of int16: 8 times 2 products of at most 15 * 127 are 30480.
 INLINE Vi dot_nibbles(Vi acc, Vi u, Vi s) {

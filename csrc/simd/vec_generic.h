@@ -121,10 +121,12 @@ INLINE Vi even_signed(Vi x) { return reinterpret_cast<Vi>((reinterpret_cast<Vh>(
 INLINE Vi odd_signed(Vi x) { return reinterpret_cast<Vi>(reinterpret_cast<Vh>(x) >> 8); }
 INLINE Vi dot_pairs(Vi acc, Vi a, Vi b) { return add_int(acc, multiply_pairs(a, b)); }
 constexpr bool kDotHalves = false;
-constexpr bool kDotBytes = false;
+constexpr bool kDotBytes = false, kDotBounded = false;
 INLINE Vi dot_bytes(Vi acc, Vi u, Vi s) {
   return dot_pairs(dot_pairs(acc, even_unsigned(u), even_signed(s)), odd_unsigned(u), odd_signed(s));
 }
+INLINE Vi dot_bounded(Vi acc, Vi u, Vi s) { return dot_bytes(acc, u, s); }
+INLINE unsigned beyond_bounds(Vi) { return 0; }
 INLINE Vi dot_nibbles(Vi acc, Vi u, Vi s) { return dot_bytes(acc, u, s); }
 INLINE Vi finish_nibbles(Vi acc) { return acc; }
 

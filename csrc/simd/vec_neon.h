@@ -104,10 +104,12 @@ INLINE Vi dot_pairs(Vi acc, Vi a, Vi b) {
   return vaddq_s32(acc, vpaddq_s32(vmull_s16(vget_low_s16(x), vget_low_s16(y)), vmull_high_s16(x, y)));
 }
 constexpr bool kDotHalves = false;
-constexpr bool kDotBytes = false;
+constexpr bool kDotBytes = false, kDotBounded = false;
 INLINE Vi dot_bytes(Vi acc, Vi u, Vi s) {
   return dot_pairs(dot_pairs(acc, even_unsigned(u), even_signed(s)), odd_unsigned(u), odd_signed(s));
 }
+INLINE Vi dot_bounded(Vi acc, Vi u, Vi s) { return dot_bytes(acc, u, s); }
+INLINE unsigned beyond_bounds(Vi) { return 0; }
 // Sums of int16, as 8 times 2 products of at most 15 * 127 are 30480.
 INLINE Vi dot_nibbles(Vi acc, Vi u, Vi s) {
   const int8x16_t a = vreinterpretq_s8_s32(u), b = vreinterpretq_s8_s32(s);
