@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 BUNDLED = Path(__file__).parent / "bundled"
 BACKENDS = ("native", "reference")
 _POOLED = 4  # idle sessions a model keeps for the next call
-_POOLED_BYTES = 64 << 20  # of one of them; what a large call took costs the next less than its own work
+_POOLED_BYTES = 128 << 20  # of all of them; what a larger call took costs the next less than its own work
 _Read = TypeVar("_Read")
 
 
@@ -153,7 +153,7 @@ class Model:
         self._num_threads = num_threads
         self._new_session = self._backend(assembly, progress)
         self._sequential = architecture.graphs["decoder"].sequential
-        self._pool: deque[tuple[int, Session]] = deque(maxlen=_POOLED)
+        self._pool: deque[tuple[int, int, Session]] = deque(maxlen=_POOLED)  # threads, bytes, session
 
     def __repr__(self) -> str:
         return f"<fastattn.Model {self.name!r}: {self.family}, {self.num_parameters:,} parameters, {self.backend}>"
@@ -195,15 +195,16 @@ class Model:
         threads = self.num_threads
         session = self._idle(threads) or self._new_session(threads)
         yield session  # one that raises is not kept, nor one that has grown large
-        if not isinstance(session, NativeSession) or session.nbytes <= _POOLED_BYTES:
-            self._pool.append((threads, session))
+        size = session.nbytes if isinstance(session, NativeSession) else 0
+        if size + sum(kept for _, kept, _ in self._pool.copy()) <= _POOLED_BYTES:
+            self._pool.append((threads, size, session))
 
     def _idle(self, threads: int) -> Session | None:
         """A session of the pool; those with another number of threads are thrown away. The pool needs no lock, as a deque's
-        pop and append are atomic: a child forked while another thread held one would wait for it for ever."""
+        pop, append and copy are atomic: a child forked while another thread held one would wait for it for ever."""
         while True:
             try:
-                found, session = self._pool.pop()
+                found, _, session = self._pool.pop()
             except IndexError:
                 return None
             if found == threads:

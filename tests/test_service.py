@@ -114,7 +114,7 @@ def test_sessions_of_another_number_of_threads_are_thrown_away(model: Model) -> 
             fastattn.set_num_threads(threads)
             _borrow(several)
             _borrow(several)
-            assert [found for found, _ in several._pool] == [threads]
+            assert [found for found, _, _ in several._pool] == [threads]
     finally:
         fastattn.set_num_threads(before)
 
@@ -297,7 +297,7 @@ def test_a_session_that_captured_attention_is_not_kept(model: Model) -> None:
     writer = fastattn.load(GOLDEN.parent / "decoders" / "gpt2")
     writer.explain([5, 6, 7], max_new_tokens=3)
     for used in (model, writer):
-        assert used._pool and not any(session.capture for _, session in used._pool)
+        assert used._pool and not any(session.capture for *_, session in used._pool)
 
 
 def test_a_session_that_grew_large_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,12 +305,17 @@ def test_a_session_that_grew_large_is_not_kept(monkeypatch: pytest.MonkeyPatch) 
 
     def held(prompt_length: int) -> list[int]:
         writer.generate(list(range(2, 2 + prompt_length)) * 4, max_new_tokens=2, eos_token_id=None)
-        return [session.nbytes for _, session in writer._pool]
+        assert all(size == session.nbytes for _, size, session in writer._pool)
+        return [size for _, size, _ in writer._pool]
 
     (small,), (large,) = held(1), held(60)
     assert 0 < small < large
     monkeypatch.setattr("fastattn.api._POOLED_BYTES", large - 1)
     assert held(60) == [] and held(1) == [small] and held(1) == [small]
+    monkeypatch.setattr("fastattn.api._POOLED_BYTES", small + large - 1)
+    with writer._session():  # as if in use elsewhere
+        assert held(60) == [large]
+    assert [size for _, size, _ in writer._pool] == [large]  # together they would hold too much
 
 
 def test_idle_threads_sleep_soon_and_the_environment_is_left_alone() -> None:
