@@ -77,8 +77,8 @@ def convert(
     try:
         _check_target(source, target, force)
         making = _beside(target)
-        making.mkdir(parents=True)
         try:
+            making.mkdir(parents=True)
             _write(assembly, making, compute_type, num_threads, watched)
             _check_target(source, target, force)  # what has appeared there meanwhile
             _move(making, target, force)
@@ -158,10 +158,12 @@ def _move(made: Path, target: Path, force: bool) -> None:
         made.rename(target)  # takes the place of an empty folder, of nothing else
         return
     old = _beside(target)
-    target.rename(old)
     try:
+        target.rename(old)
         made.rename(target)
-    except BaseException:
-        old.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:  # Ctrl-C, too, wherever it comes
+        if old.exists() and not target.exists():
+            old.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
         raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from fastattn import _native
 from fastattn.errors import OptionError
 
+_requested: list[list[str]] = []  # the `use` blocks that are open, in any threads; a list each, found by identity
+
 
 def available() -> list[str]:
     """The instruction sets this CPU can run, best first; the last is always "generic"."""
@@ -26,7 +28,8 @@ def active() -> str:
 
 @contextmanager
 def use(name: str) -> Iterator[None]:
-    """Uses another instruction set inside the block, for the whole process; OptionError if this CPU cannot run it.
+    """Uses another instruction set inside the block, for the whole process; OptionError if this CPU cannot run it. Of blocks
+    that overlap in several threads the last to begin decides; when all have ended, everything is as it was.
 
     >>> with use("generic"):
     ...     active()
@@ -34,9 +37,14 @@ def use(name: str) -> Iterator[None]:
     """
     if name not in available():
         raise OptionError(f"isa: found {name!r}, expected one of {', '.join(available())}")
-    before = active()
+    request = [name]
+    _requested.append(request)
     _native.set_isa(name)
     try:
         yield
     finally:
-        _native.set_isa(before)
+        _requested[:] = [other for other in _requested if other is not request]
+        _native.set_isa(_requested[-1][0] if _requested else _CHOSEN)
+
+
+_CHOSEN = active()  # on import

@@ -129,6 +129,7 @@ class _Plan:
         self.prefix = ""
         self.settled: dict[str, str] = {}
         names = [n for n in checkpoint.tensors if n not in checkpoint.constants and ":" not in n]
+        names = [n for n in names if _is_float(checkpoint, n)]
         while names and not any(self.target(n) in expected for n in names):
             longer = _common_root(names, self.prefix)
             if longer is None:

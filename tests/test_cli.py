@@ -11,6 +11,7 @@ import io
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -310,6 +311,15 @@ def test_what_the_library_raises_becomes_an_exit_code(
     monkeypatch.setattr(model, "generate", fail)
     assert cli.main(["translate", "I"]) == code
     assert capsys.readouterr().err.count("\n") == (code != 130)
+
+
+@pytest.mark.parametrize("closed", ["stdin", "stdout", "stderr"])
+def test_closed_streams_are_nobodys(closed: str) -> None:
+    number = ("stdin", "stdout", "stderr").index(closed)
+    command = f"{shlex.quote(sys.executable)} -m fastattn translate 'I am eating an apple' {number}>&-"
+    run = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert run.returncode == 0
+    assert (run.stdout, run.stderr) == ("" if closed == "stdout" else "je mange une pomme\n", "")
 
 
 def test_progress_is_shown_on_a_terminal_only(

@@ -138,6 +138,22 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     assert fastattn.load(out).compute_type == "int4" and os.listdir(tmp_path) == ["out"]
 
 
+def test_ctrl_c_while_the_old_one_is_deleted_leaves_the_new_one_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, delete, interrupts = fastattn.convert("en-fr-luong", tmp_path / "out"), shutil.rmtree, [KeyboardInterrupt()]
+
+    def interrupted(folder: Path, **options: Any) -> None:
+        if interrupts:
+            raise interrupts.pop()
+        delete(folder, **options)
+
+    monkeypatch.setattr("fastattn.conversion.shutil.rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fastattn.convert("en-fr-luong", out, compute_type="int8", force=True)
+    assert os.listdir(tmp_path) == ["out"] and fastattn.load(out).compute_type == "int8"
+
+
 def test_an_error_of_the_callback_is_its_own(tmp_path: Path) -> None:
     mine = ConnectionResetError("the dashboard is gone")
 

@@ -103,6 +103,8 @@ BAD = [
     ({"length_penalty": "1"}, "length_penalty: found '1', expected a number from -10 to 10"),
     ({"length_penalty": 1000.0}, "length_penalty: found 1000.0, expected a number from -10 to 10"),
     ({"length_penalty": -1000.0}, "length_penalty: found -1000.0, expected a number from -10 to 10"),
+    ({"length_penalty": 10**400}, "length_penalty: found 1000"),
+    ({"max_new_tokens": 10**5000}, "max_new_tokens: found a very large int, expected an integer from 1 to 2147483647"),
     ({"length_penalty": float("inf")}, "length_penalty: found inf"),
     ({"length_penalty": float("nan")}, "length_penalty: found nan"),
     ({"length_penalty": False}, "length_penalty: found False"),

@@ -229,6 +229,15 @@ def test_more_beams_than_words(sample: bool) -> None:
     assert len({tuple(h.token_ids) for h in found}) == 5 and all(len(h.token_ids) == 4 for h in found)
 
 
+@pytest.mark.parametrize("sample", [False, True])
+def test_beams_where_every_token_ends(sample: bool) -> None:
+    made = TableSession(random_table(4, 97, 3, 1.0))
+    made.start(1)
+    options = GenerationOptions(num_beams=2, max_new_tokens=4, vocab_size=3, do_sample=sample, eos_token_id=[0, 1, 2])
+    [[found]] = generate(made, [np.array([1], np.int32)], options)
+    assert found.finish_reason == "eos" and found.token_ids == []
+
+
 @quick
 @given(SEEDS, EOS, PROMPTS, BANS)
 def test_many_steps_to_a_call_are_the_steps_one_by_one(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import subprocess
@@ -101,6 +102,18 @@ def test_use_nests_and_survives_an_exception() -> None:
             assert isa.active() == ALL[0]
         assert isa.active() == "generic"
         _ = 1 // 0
+    assert isa.active() == before
+
+
+def test_blocks_that_overlap_leave_everything_as_it_was() -> None:
+    before = isa.active()
+    first, second = isa.use("generic"), isa.use(ALL[0])
+    with contextlib.ExitStack() as late:
+        with contextlib.ExitStack() as early:
+            early.enter_context(first)
+            late.enter_context(second)
+            assert isa.active() == ALL[0]
+        assert isa.active() == ALL[0]  # the last to begin
     assert isa.active() == before
 
 

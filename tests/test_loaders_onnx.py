@@ -300,25 +300,46 @@ def test_a_bias_names_a_weight_without_a_path(tmp_path: Path) -> None:
         ("/", (1, 3), "y", "final_logits_bias"),
         ("/m/", (1, 3), "y", "m.final_logits_bias"),  # the model inside another module
         ("/", (1, 1), "y", ""),  # of another width
-        ("/", (1, 3), "inner", ""),  # not the logits
+        ("/", (3,), "y", ""),  # that of a layer
+        ("/", (1, 3), "inner", "final_logits_bias"),  # a cast, a softmax or a choice of rows follows
+        ("/", (1, 1, 3), "inner", "final_logits_bias"),
     ],
 )
-def test_a_nameless_bias_of_the_logits_is_known_by_its_place(
-    tmp_path: Path, path: str, shape: tuple[int, int], output: str, name: str
+def test_a_nameless_bias_of_the_logits_is_known_by_its_shape(
+    tmp_path: Path, path: str, shape: tuple[int, ...], output: str, name: str
 ) -> None:
     nodes = [
         helper.make_node("MatMul", ["x", "onnx::MatMul_1"], ["h"], f"{path}lm_head/MatMul"),
         helper.make_node("Add", ["h", "onnx::Add_2"], [output], f"{path}Add"),
     ]
-    bias = np.arange(shape[1], dtype=np.float32).reshape(shape)
+    bias = np.arange(shape[-1], dtype=np.float32).reshape(shape)
     arrays = [
         numpy_helper.from_array(VALUES.astype(np.float32), "onnx::MatMul_1"),
         numpy_helper.from_array(bias, "onnx::Add_2"),
     ]
     tensors = open_checkpoint(save(tmp_path, nodes, arrays)).tensors
-    assert {n for n in tensors if "bias" in n} == ({name} if name else set())
+    assert {n for n in tensors if "logits_bias" in n} == ({name} if name else set())
     if name:
-        np.testing.assert_array_equal(tensors[name], bias)
+        np.testing.assert_array_equal(tensors[name], bias.reshape(1, 3))
+
+
+def test_a_nameless_bias_of_the_logits_in_a_gemm(tmp_path: Path) -> None:
+    node = helper.make_node("Gemm", ["x", "lm_head.weight", "onnx::Gemm_2"], ["y"], "/lm_head/Gemm", transB=1)
+    arrays = [numpy_helper.from_array(VALUES.T.astype(np.float32), "lm_head.weight")]
+    arrays.append(numpy_helper.from_array(np.ones((1, 3), np.float32), "onnx::Gemm_2"))
+    assert any("final_logits_bias" in n for n in open_checkpoint(save(tmp_path, [node], arrays)).tensors)
+
+
+def test_a_constant_that_is_an_output_is_no_parameter(tmp_path: Path) -> None:
+    """onnxruntime folds the empty memories of a merged decoder so."""
+    node = helper.make_node("MatMul", ["x", "fc.weight"], ["y"], "/fc/MatMul")
+    arrays = [numpy_helper.from_array(VALUES.astype(np.float32), "fc.weight")]
+    arrays.append(numpy_helper.from_array(np.zeros((0, 4), np.float32), "present.0.key"))
+    path = save(tmp_path, [node], arrays)
+    model = onnx.load(path)
+    model.graph.output.append(helper.make_tensor_value_info("present.0.key", TensorProto.FLOAT, [0, 4]))
+    onnx.save(model, path)
+    assert list(open_checkpoint(path).tensors) == ["fc.weight"]
 
 
 def gru(tmp_path: Path, op: str = "GRU", hidden: int = 2, bad: str = "", **attributes: object) -> Path:

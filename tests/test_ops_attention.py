@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -293,3 +295,28 @@ def problems(draw: st.DrawFn) -> tuple[tuple[np.ndarray, ...], np.ndarray | None
 def test_any_problem(problem: tuple[tuple[np.ndarray, ...], np.ndarray | None, dict[str, Any]]) -> None:
     arrays, mask, options = problem
     check(*arrays, mask, **options)
+
+
+def test_positions_that_change_meanwhile_are_those_at_the_call() -> None:
+    """The GIL is given up: what was checked is copied before."""
+    q, k = np.ones((2, 2, 128, 16), np.float32), np.ones((2, 2, 600, 16), np.float32)
+    starts, done = np.array([500, 500], np.int64), threading.Event()
+
+    def change() -> None:
+        for value in itertools.cycle((500, 0, 300, -100)):
+            if done.is_set():
+                return
+            starts[:] = value
+
+    changer = threading.Thread(target=change)
+    changer.start()
+    try:
+        for window in (None, 5) * 40:
+            options = {} if window is None else {"window": (window, 0)}
+            out = attention(q, k, k, is_causal=True, q_start=starts, **options)
+            assert np.isin(out, [0, 1]).all()
+    finally:
+        done.set()
+        changer.join()
+    with pytest.raises(ValueError, match="q_start"):
+        attention(q, k, k, q_start=1 << 60)

@@ -77,11 +77,13 @@ void require_shape(const dense::Out<N>& x, const int64_t (&shape)[N], const char
   require(rows_contiguous(x), name, "last axis is not contiguous");
 }
 
+constexpr int64_t kFarthest = int64_t{1} << 40;  // of a position from key 0
+
 // A copy, whose elements are checked: the array may change while the GIL is given up.
-std::vector<int64_t> bounded(const Longs& x, int64_t size, int64_t most, const char* name) {
+std::vector<int64_t> bounded(const Longs& x, int64_t size, int64_t least, int64_t most, const char* name) {
   const int64_t* data = flat(x, size, name);
   const std::vector<int64_t> copy(data, data + size);
-  for (const int64_t i : copy) require(i >= 0 && i <= most, name, "outside its range");
+  for (const int64_t i : copy) require(i >= least && i <= most, name, "outside its range");
   return copy;
 }
 
@@ -110,8 +112,9 @@ void attention(const Floats& query, const Floats& key, const Floats& value, cons
   require(op.v.shape[1] == G && op.v.shape[2] == S, "value", "wrong shape");
   op.mask = mask_of(mask, {B, H, T, S});
   op.window = {left, right};
-  const std::vector<int64_t> seen = bounded(kv_lengths, B, S, "kv_lengths");
-  op.q_start = flat(q_start, B, "q_start"), op.kv_lengths = seen.data();
+  const std::vector<int64_t> seen = bounded(kv_lengths, B, 0, S, "kv_lengths");
+  const std::vector<int64_t> starts = bounded(q_start, B, -kFarthest, kFarthest, "q_start");
+  op.q_start = starts.data(), op.kv_lengths = seen.data();
   op.scale = scale, op.softcap = softcap;
   op.out = out<4>(result, "out");
   require_shape(op.out, {B, H, T, op.v.shape[3]}, "out");
@@ -129,7 +132,7 @@ void score_attention(const Floats& query, const Floats& keys, const OptionalFloa
   require(op.values.shape[0] == B && op.values.shape[1] == S, "values", "wrong shape");
   require(rows_contiguous(op.q) && rows_contiguous(op.k) && rows_contiguous(op.values), "keys",
           "last axis is not contiguous");
-  const std::vector<int64_t> seen = bounded(lengths, B, S, "lengths");
+  const std::vector<int64_t> seen = bounded(lengths, B, 0, S, "lengths");
   op.v = flat(v, A, "v"), op.lengths = seen.data();
   op.weights = flat_out(weights, B * T * S, "weights");
   op.context = flat_out(context, B * T * op.values.shape[2], "context");
@@ -228,14 +231,14 @@ void embedding(const Longs& ids, const std::variant<std::shared_ptr<Weight>, Flo
   if (const auto* packed = std::get_if<std::shared_ptr<Weight>>(&weight)) {
     require(*packed && (*packed)->packed(), "weight", "not packed");
     const int64_t count = ids.size();
-    const std::vector<int64_t> list = bounded(ids, count, (*packed)->rows - 1, "ids");
+    const std::vector<int64_t> list = bounded(ids, count, 0, (*packed)->rows - 1, "ids");
     float* y = flat_out(result, count * (*packed)->cols, "out");
     const Unlocked unlocked;
     return dense::embedding(list.data(), count, **packed, scale, y);
   }
   const auto table = in<2>(std::get<Floats>(weight), "weight");
   const int64_t count = ids.size();
-  const std::vector<int64_t> list = bounded(ids, count, table.shape[0] - 1, "ids");
+  const std::vector<int64_t> list = bounded(ids, count, 0, table.shape[0] - 1, "ids");
   float* y = flat_out(result, count * table.shape[1], "out");
   const Unlocked unlocked;
   dense::embedding(list.data(), count, table, scale, y);
@@ -257,7 +260,7 @@ void recurrent(const std::string& cell, bool reverse, const Floats& x, const Wei
   require(rows_contiguous(op.x), "x", "last axis is not contiguous");
   require(lstm == c.has_value(), "c", "belongs to the LSTM");
   op.bias_ih = flat(bias_ih, O, "bias_ih"), op.bias_hh = flat(bias_hh, O, "bias_hh");
-  const std::vector<int64_t> seen = bounded(lengths, B, T, "lengths");
+  const std::vector<int64_t> seen = bounded(lengths, B, 0, T, "lengths");
   op.lengths = seen.data();
   op.out = out<3>(result, "out");
   require_shape(op.out, {B, T, H}, "out");

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from fastattn.cli import bench, convert, generate, inspect, models, translate
-from fastattn.cli.console import one_line, set_encoding
+from fastattn.cli.console import one_line, open_streams, set_encoding
 from fastattn.errors import FastattnError, OptionError
 
 COMMANDS = {
@@ -51,6 +51,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and gives its exit code; `argv` without the program's name, by default the process's."""
+    open_streams()
     set_encoding()
     try:
         code = _run(argv)

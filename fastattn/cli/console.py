@@ -26,6 +26,13 @@ def note(message: str) -> None:
     print(f"fastattn: {one_line(message)}", file=sys.stderr, flush=True)
 
 
+def open_streams() -> None:
+    """Streams that were closed before the program began read nothing and write nowhere."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for as long as the process lives
+
+
 def set_encoding() -> None:
     """Results are UTF-8 whatever the locale, as the input is; a terminal and PYTHONIOENCODING know better.
 

@@ -36,6 +36,8 @@ class BeamSearch:
         self._lengths = np.array(lengths, np.int32)
         self._eos = limits.eos
         self._keep = max(2, 1 + len(limits.eos)) * options.num_beams
+        if options.do_sample and options.vocab_size:  # there are no more to draw
+            self._keep = min(self._keep, options.num_beams * options.vocab_size)
         self._processors = Processors(options, lengths, limits)
         self._idle = self._processors.idle
         self._state = BeamState(

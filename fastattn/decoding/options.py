@@ -199,13 +199,16 @@ def _accept_by(rule: _Rule, name: str, value: Any, source: str = "") -> Any:
         return None
     try:
         return rule.accept(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         where = f"{source}: " if source else ""
         raise OptionError(f"{where}{name}: found {_short(value)}, expected {rule.expected}") from None
 
 
 def _short(value: Any) -> str:
-    text = repr(value).replace("\n", " ")
+    try:
+        text = repr(value).replace("\n", " ")
+    except ValueError:  # an integer of thousands of digits
+        text = f"a very large {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

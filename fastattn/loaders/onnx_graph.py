@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -67,6 +67,24 @@ def read_parameters(file: OnnxFile) -> NamedTensors:
     return walk.resolve()
 
 
+def _added_to_products(
+    node: Node, inputs: list[Constant | None], scope: Scope, producers: MutableMapping[str, Node]
+) -> Iterator[tuple[Constant, int]]:
+    """Constants that this node adds to a product with a constant matrix, and the product's columns."""
+    if node.op == "Gemm" and len(inputs) > 2 and inputs[2] is not None and inputs[1] is not None:
+        turned = "transB" in node.attributes and node.attributes["transB"].i
+        yield inputs[2], inputs[1].array.shape[0 if turned else -1]
+    if node.op != "Add":
+        return
+    for constant, other in zip(inputs, reversed(node.inputs), strict=True):
+        product = producers.get(other)
+        if constant is None or product is None or product.op != "MatMul" or len(product.inputs) != 2:
+            continue
+        matrix = scope.get(product.inputs[1])
+        if matrix is not None and matrix.array.ndim == 2:
+            yield constant, matrix.array.shape[-1]
+
+
 class _Walk:
     def __init__(self, file: OnnxFile) -> None:
         self.file = file
@@ -84,7 +102,7 @@ class _Walk:
         self._unique(graph)
         scope: Scope = ChainMap({}, outer)
         for tensor in graph.initializers:
-            scope[tensor.name] = self._initializer(tensor, graph.value_metadata.get(tensor.name, {}))
+            scope[tensor.name] = self._initializer(tensor, graph)
         producers = ChainMap({o: n for n in graph.nodes for o in n.outputs if o}, outer_producers)
         consumers: dict[str, list[Node]] = {}
         for node in graph.nodes:
@@ -97,7 +115,7 @@ class _Walk:
             inputs = [scope.get(name) if name else None for name in node.inputs]
             if not self._evaluate(node, inputs, scope, graph):
                 self._use(node, inputs, scope, producers, consumers)
-                self._logits_bias(node, inputs, scope, producers, graph)
+                self._logits_bias(node, inputs, scope, producers)
             for attribute in node.attributes.values():
                 for inner in attribute.graphs:
                     self.graph(inner, scope, producers)
@@ -112,10 +130,12 @@ class _Walk:
                 raise LoadError(f"{self.file.path}: value {name!r} occurs twice: {seen[name]}, {what}")
             seen[name] = what
 
-    def _initializer(self, tensor: TensorRecord, notes: dict[str, str]) -> Constant:
+    def _initializer(self, tensor: TensorRecord, graph: GraphRecord) -> Constant:
+        notes = graph.value_metadata.get(tensor.name, {})
         array = self.payloads.array(tensor, tensor.name)
         source = Source(tensor.name, "initializer")
-        name = own_name(tensor.name) if is_parameter_name(tensor.name, notes, self.noted) else ""
+        named = tensor.name not in graph.outputs and is_parameter_name(tensor.name, notes, self.noted)
+        name = own_name(tensor.name) if named else ""
         constant = Constant(array, tensor.data_type == BFLOAT16, (source,), name, folded=folded_from(notes))
         if name:
             self._claim(name, constant, array, OWN, f"initializer {tensor.name!r}")
@@ -210,31 +230,19 @@ class _Walk:
         self._claim(name, constant, use.array, strength, f"{self._sources(constant)} {how}", (), is_call_path)
 
     def _logits_bias(
-        self,
-        node: Node,
-        inputs: list[Constant | None],
-        scope: Scope,
-        producers: MutableMapping[str, Node],
-        graph: GraphRecord,
+        self, node: Node, inputs: list[Constant | None], scope: Scope, producers: MutableMapping[str, Node]
     ) -> None:
         """The buffer [1, V] that Hugging Face's models add to their logits: it loses its name where the module copies it first
-        (BART), and is known by its place: the last Add, behind the product with the head."""
-        if node.op != "Add" or not any(output in graph.outputs for output in node.outputs):
-            return
-        for constant, other in zip(inputs, reversed(node.inputs), strict=True):
-            product = producers.get(other)
-            if constant is None or constant.name or product is None or product.op != "MatMul":
+        (BART), and is known by its shape, which no other addend has: of a product with a matrix of V columns."""
+        for constant, width in _added_to_products(node, inputs, scope, producers):
+            if constant.name or constant.array.shape not in ((1, width), (1, 1, width)):
                 continue
-            widths = [
-                c.array.shape[-1] for name in product.inputs if (c := scope.get(name)) is not None and c.array.ndim == 2
-            ]
-            if constant.array.shape == (1, *widths):
-                for source in constant.sources:
-                    source.weight_like = True
-                note = f"{self._sources(constant)} added to the logits by {node.name or node.op}"
-                module = module_of(node)  # where the model is wrapped in another
-                prefix = f"{module.path}." if module and module.path else ""
-                self._claim(f"{prefix}final_logits_bias", constant, constant.array, DERIVED, note)
+            for source in constant.sources:
+                source.weight_like = True
+            note = f"{self._sources(constant)} added to the logits by {node.name or node.op}"
+            module = module_of(node)  # where the model is wrapped in another
+            prefix = f"{module.path}." if module and module.path else ""
+            self._claim(f"{prefix}final_logits_bias", constant, constant.array.reshape(1, width), DERIVED, note)
 
     def _is_own(self, source: Source) -> bool:
         return any(source in claim.sources for claim in self.claims.get(own_name(source.name), []))
