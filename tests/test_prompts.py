@@ -17,8 +17,8 @@ EXPECTED: dict[str, Any] = json.loads((GOLDEN / "expected.json").read_text(encod
 pytest.importorskip("tokenizers")
 
 
-def codec(folder: str) -> PromptCodec:
-    found = load_prompt_tokenizer(GOLDEN / folder, {})
+def codec(folder: str, **config: Any) -> PromptCodec:
+    found = load_prompt_tokenizer(GOLDEN / folder, config)
     assert found is not None
     return found
 
@@ -111,3 +111,75 @@ def test_damaged_files_are_named(tmp_path: Path, folder: str, file: str, content
 def test_ids_beyond_the_models_vocabulary_are_refused() -> None:
     with pytest.raises(LoadError, match="but the model's vocab_size is 10"):
         load_prompt_tokenizer(GOLDEN / "gpt2", {"vocab_size": 10})
+
+
+def test_bytes_that_are_no_character_are_shown_when_that_is_certain() -> None:
+    """LLaMA's decoder makes U+FFFD of a whole run of bytes if any of it is not UTF-8."""
+    tokenizer = codec("llama")
+    for text in ("x👨‍👩", "日本 ☃日本☃", "a ☃"):
+        ids = tokenizer.encode_prompt(text).ids
+        for end in range(1, len(ids) + 1):
+            stream = tokenizer.stream()
+            assert "".join([stream.put(i) for i in ids[:end]] + [stream.end()]) == tokenizer.decode(ids[:end])
+
+
+def test_a_prompt_that_ends_in_many_bytes_is_read_from_their_beginning() -> None:
+    tokenizer = codec("llama")
+    ids = tokenizer.encode_prompt("ሰላምለዓለሰሰሰላም").ids
+    for cut in range(1, len(ids)):
+        written = tokenizer.decode(ids[:cut]).rstrip("\ufffd")
+        assert tokenizer.decode_continuation(ids[:cut], ids[cut:]) == tokenizer.decode(ids)[len(written) :]
+
+
+def test_the_class_follows_from_the_models_type(tmp_path: Path) -> None:
+    shutil.copy(GOLDEN / "llama" / "tokenizer.json", tmp_path)
+    plain, llama = (load_prompt_tokenizer(tmp_path, config) for config in ({}, {"model_type": "llama"}))
+    assert plain is not None and llama is not None
+    assert llama.encode_prompt("a").ids == [1, *plain.encode_prompt("a").ids] == codec("llama").encode_prompt("a").ids
+
+
+def test_a_token_beyond_all_ids_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "gpt2-json", tmp_path / "m")
+    file = tmp_path / "m" / "tokenizer.json"
+    contents = json.loads(file.read_text(encoding="utf-8"))
+    contents["added_tokens"][0]["id"] = 2**31
+    contents["model"]["vocab"]["<|endoftext|>"] = 2**31
+    file.write_text(json.dumps(contents))
+    with pytest.raises(LoadError, match="2147483648, expected at most 2147483647"):
+        load_prompt_tokenizer(tmp_path / "m", {})
+
+
+@pytest.mark.parametrize(
+    ("file", "contents", "message"),
+    [
+        ("tokenizer_config.json", {"additional_special_tokens": 5}, "additional_special_tokens is 5, expected a list"),
+        ("tokenizer_config.json", {"added_tokens_decoder": 5}, "added_tokens_decoder is 5, expected an object"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"x": {}}}, "added_tokens_decoder holds 'x'"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"9999": {"content": "q"}}}, "'q' is 9999, expected"),
+        ("tokenizer_config.json", {"eos_token": "\ud800"}, "lone surrogate"),
+        ("added_tokens.json", {"q": -1}, "expected an object of tokens with their ids"),
+    ],
+)
+def test_odd_added_tokens_are_named(tmp_path: Path, file: str, contents: Any, message: str) -> None:
+    shutil.copytree(GOLDEN / "gpt2", tmp_path / "m")
+    (tmp_path / "m" / file).write_text(json.dumps(contents))
+    with pytest.raises(LoadError, match=message):
+        load_prompt_tokenizer(tmp_path / "m", {})
+
+
+def test_a_panic_of_the_tokenizers_package_is_an_input_error(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "gpt2-json", tmp_path / "m")
+    file = tmp_path / "m" / "tokenizer.json"
+    contents = json.loads(file.read_text(encoding="utf-8"))
+    unlisted = {"SpecialToken": {"id": "zz", "type_id": 0}}
+    contents["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [unlisted, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [],
+        "special_tokens": {},
+    }
+    file.write_text(json.dumps(contents))
+    found = load_prompt_tokenizer(tmp_path / "m", {})
+    assert found is not None
+    with pytest.raises(InputError, match="cannot encode the text"):
+        found.encode_prompt("a")

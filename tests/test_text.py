@@ -20,7 +20,7 @@ from fastattn.text.codec import clean_up_spaces
 GOLDEN = Path(__file__).parent / "golden" / "text"
 CASES = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))
 FOLDERS = sorted({case["folder"] for case in CASES})
-NEEDS = dict.fromkeys(("marian", "marian_separate", "t5", "t5_new"), "sentencepiece")
+NEEDS = dict.fromkeys(("marian", "marian_separate", "marian_added", "t5", "t5_new", "t5_added"), "sentencepiece")
 
 
 def codec(folder: str) -> TextCodec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,23 +64,28 @@ class TextStream:
     """Decodes ids one at a time: `"".join(stream.put(i) for i in ids) + stream.end() == codec.decode(ids)`.
 
     A piece is handed out only once no later id can change it: never half a character, no space that the end of the text
-    would strip. `lag`: how many spaces back the decoder's clean-up of spaces can still reach.
+    would strip. lag: how many spaces back the decoder's clean-up of spaces can still reach. unsettled: how many ids at the
+    end may still be written otherwise, whatever the text looks like now.
 
         >>> stream = TextStream(lambda ids: bytes(ids).decode("utf-8", "replace"))
         >>> [stream.put(byte) for byte in "né".encode()] + [stream.end()]
         ['n', '', 'é', '']
     """
 
-    def __init__(self, decode: Callable[[list[int]], str], lag: int = 0) -> None:
-        self._decode = decode
-        self._lag = lag
+    def __init__(
+        self,
+        decode: Callable[[list[int]], str],
+        lag: int = 0,
+        unsettled: Callable[[list[int]], int] = lambda ids: 0,
+    ) -> None:
+        self._decode, self._lag, self._unsettled = decode, lag, unsettled
         self._ids: list[int] = []
         self._given = 0  # characters handed out
 
     def put(self, token_id: int) -> str:
         """Takes the next id; gives the text that is certain now and was not before, possibly none."""
         self._ids.append(int(token_id))
-        text = self._decode(self._ids)
+        text = self._decode(self._ids[: len(self._ids) - self._unsettled(self._ids)])
         return self._give(text, self._certain(text))
 
     def end(self) -> str:
@@ -129,6 +135,23 @@ def check_length(ids: Sequence[int], limit: int | None) -> None:
         raise InputError(f"the text is too long: {len(ids)} tokens found, the limit is {limit}")
 
 
+def listed_tokens(folder: Path, settings: Mapping[str, Any]) -> list[Any]:
+    """`additional_special_tokens`."""
+    listed = settings.get("additional_special_tokens") or []
+    if not isinstance(listed, list):
+        raise LoadError(f"{folder / 'tokenizer_config.json'}: additional_special_tokens is {listed!r}, expected a list")
+    return listed
+
+
+def added_tokens(folder: Path) -> dict[str, int]:
+    """added_tokens.json, token -> id; empty where the file does not exist."""
+    file = folder / "added_tokens.json"
+    found = read_json(file) if file.is_file() else {}
+    if not isinstance(found, dict) or not all(isinstance(i, int) and 0 <= i < 1 << 30 for i in found.values()):
+        raise LoadError(f"{file}: expected an object of tokens with their ids")
+    return found
+
+
 def check_vocabulary(file: Path, largest: int, config: Mapping[str, Any], keys: Sequence[str]) -> None:
     """LoadError where a tokenizer gives ids that the model has no embedding for; the first key found counts."""
     for key in keys:
@@ -142,7 +165,13 @@ def check_vocabulary(file: Path, largest: int, config: Mapping[str, Any], keys: 
 def read_json(file: Path) -> Any:
     """The contents of a JSON file; LoadError naming the file if it cannot be read."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        found = json.loads(text)
+        if re.search(r"\\u[dD][89a-fA-F]", text):  # half a pair may be written as an escape, and is no text
+            json.dumps(found, ensure_ascii=False).encode("utf-8")
+        return found
+    except UnicodeEncodeError as error:
+        raise LoadError(f"{file}: not valid Unicode: lone surrogate {error.object[error.start]!r}") from None
     except OSError as error:
         raise LoadError(f"{file}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:

@@ -3,7 +3,7 @@ vocab.json with merges.txt, what GPT-2 came with."""
 
 from __future__ import annotations
 
-import itertools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
 
-CONTEXT = 16  # tokens of a prompt that can bear on how those behind it are written: a character has at most four bytes
+# Tokens of a prompt that can bear on how those behind it are written, beside those of a run of bytes that they begin in.
+CONTEXT = 16
+LARGEST_ID = 2**31 - 1
 
 
 class HuggingFaceCodec:
@@ -60,10 +62,10 @@ class HuggingFaceCodec:
         file = folder / "tokenizer.json"
         if file.is_file():
             only = Vocabulary.read(file)
-            prompts.adapt(only, settings)
+            prompts.adapt(only, settings, config)
         else:
             file = folder / "vocab.json"
-            only = Vocabulary(file, prompts.byte_level(folder, settings), prompts.BYTE_LEVEL)
+            only = Vocabulary(file, prompts.byte_level(folder, settings, config), prompts.BYTE_LEVEL)
         check_vocabulary(file, only.largest, config, ("vocab_size",))
         return cls(only, only, bool(settings.get("clean_up_tokenization_spaces", False)))
 
@@ -91,7 +93,7 @@ class HuggingFaceCodec:
 
     def stream(self) -> TextStream:
         """See `TextCodec.stream`."""
-        return TextStream(self.decode, lag=3 if self._clean_up else 0)
+        return TextStream(self.decode, 3 if self._clean_up else 0, self.target.unsettled)
 
     def encode_prompt(self, text: str, limit: int | None = None) -> Encoded:
         """See `PromptCodec.encode_prompt`."""
@@ -118,12 +120,15 @@ class HuggingFaceCodec:
     def stream_continuation(self, prompt: Sequence[int]) -> TextStream:
         """See `PromptCodec.stream_continuation`."""
         context = self._context(prompt)
-        return TextStream(lambda ids: self._continued(context, ids), lag=3 if self._clean_up else 0)
+        return TextStream(lambda ids: self._continued(context, ids), 3 if self._clean_up else 0, self.target.unsettled)
 
     def _context(self, prompt: Sequence[int]) -> list[int]:
         """The end of a prompt, without special tokens."""
-        shown = (int(i) for i in reversed(prompt) if i not in self.target.special)
-        return list(itertools.islice(shown, CONTEXT))[::-1]
+        shown = [int(i) for i in prompt if i not in self.target.special]
+        first = max(len(shown) - CONTEXT, 0)
+        while first and shown[first] in self.target.bytes and shown[first - 1] in self.target.bytes:
+            first -= 1
+        return shown[first:]
 
     def _continued(self, context: list[int], ids: Sequence[int]) -> str:
         before = self.target.decode(context, skip_special=True).rstrip(REPLACEMENT)
@@ -145,7 +150,11 @@ class Vocabulary:
         self.special = {i for i, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
         pieces = self.tokenizer.get_vocab(with_added_tokens=True)
         # special tokens may lie behind the model's last row (bart-large-cnn's <mask>): they come from no ordinary text
+        if max(pieces.values(), default=0) > LARGEST_ID:
+            raise LoadError(f"{file}: a token has the id {max(pieces.values())}, expected at most {LARGEST_ID}")
         self.largest = max((i for i in pieces.values() if i not in self.special), default=-1)
+        falls_back = "ByteFallback" in _kinds(description.get("decoder"))
+        self.bytes = {i for piece, i in pieces.items() if falls_back and re.fullmatch("<0x[0-9A-Fa-f]{2}>", piece)}
         self._byte_level = "ByteLevel" in _kinds(description.get("decoder"))
         # BPE without unknown token drops the characters it has no piece for, unless it spells them as bytes.
         drops = self.unknown_id is None and not self._byte_level and not model.get("byte_fallback")
@@ -163,12 +172,21 @@ class Vocabulary:
         special tokens that the file puts around a text."""
         try:
             return self.tokenizer.encode(text, add_special_tokens=special)
-        except Exception as error:  # the package raises plain Exception
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # plain Exception, or a panic of the Rust library
             raise InputError(f"{self.file}: cannot encode the text: {_one_line(error)}") from None
 
     def decode(self, ids: Sequence[int], skip_special: bool) -> str:
         """The text of ids, as the file's decoder joins them."""
         return str(self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special))
+
+    def unsettled(self, ids: Sequence[int]) -> int:
+        """How many ids at the end may still be written otherwise: a run of bytes is text only if all of it is UTF-8."""
+        end = len(ids)
+        while end and (ids[end - 1] in self.bytes or ids[end - 1] in self.special):
+            end -= 1
+        return len(ids) - end if self.bytes else 0
 
     def label(self, token_id: int) -> str:
         """The piece without the marks its scheme puts around it; special tokens and unprintable pieces as they are."""

@@ -7,7 +7,7 @@ ends the source. A leading `>>fr<<` names the target language and is one token.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,12 @@ from fastattn.text.codec import (
     WORD_START,
     Encoded,
     TextStream,
+    added_tokens,
     check_length,
     check_text,
     check_vocabulary,
     clean_up_spaces,
+    listed_tokens,
     read_json,
     read_settings,
 )
@@ -41,16 +43,18 @@ class MarianCodec:
         target_ids: Mapping[str, int],
         special: Mapping[str, str],
         clean_up: bool = False,
+        added: Set[str] = frozenset(),
     ) -> None:
-        """special: the names unk, eos, pad (and further ones) to tokens; target_ids may lack all but unk and eos."""
+        """special: the names unk, eos, pad (and further ones) to tokens; target_ids may lack all but unk and eos. added: tokens
+        beyond vocab.json, which the text is cut at as at special ones."""
         self._source, self._target = source, target
         self._ids, self._target_ids = source_ids, target_ids
         self._source_pieces = {i: piece for piece, i in source_ids.items()}
         self._target_pieces = {i: piece for piece, i in target_ids.items()}
-        self._special = set(special.values())
+        self._special, self._added = set(special.values()), added
         self._unknown, self._unknown_id = special["unk"], source_ids[special["unk"]]
         self._end, self._end_id = special["eos"], source_ids[special["eos"]]
-        longest_first = sorted(self._special, key=len, reverse=True)
+        longest_first = sorted(self._special | added, key=len, reverse=True)
         self._cut = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
         self._clean_up = clean_up
 
@@ -60,6 +64,8 @@ class MarianCodec:
         settings = read_settings(folder)
         file = folder / "vocab.json"
         source_ids = _read_vocabulary(file)
+        for token, i in added_tokens(folder).items():
+            source_ids.setdefault(token, i)
         special = _special_tokens(file, source_ids, settings)
         check_vocabulary(file, max(source_ids.values()), config, ("vocab_size",))
         target_ids = source_ids
@@ -70,7 +76,7 @@ class MarianCodec:
             check_vocabulary(file, max(target_ids.values()), config, ("decoder_vocab_size", "vocab_size"))
         source, target = open_pieces(folder / "source.spm"), open_pieces(folder / "target.spm")
         clean_up = bool(settings.get("clean_up_tokenization_spaces", False))
-        return cls(source, target, source_ids, target_ids, special, clean_up)
+        return cls(source, target, source_ids, target_ids, special, clean_up, set(added_tokens(folder)))
 
     def encode(self, text: str, limit: int | None = None) -> Encoded:
         """See `TextCodec.encode`."""
@@ -90,15 +96,26 @@ class MarianCodec:
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """See `TextCodec.decode`."""
-        text, run = "", list[str]()
+        texts, text, run = list[str](), "", list[str]()
+
+        def end_text() -> None:
+            texts.append((text + self._target.decode_pieces(run)).replace(WORD_START, " ").strip())
+
         for i in ids:
             piece = self._target_pieces.get(int(i), self._unknown)
-            if piece not in self._special:
+            if skip_special and piece in self._special:
+                continue
+            if piece in self._added:
+                end_text()
+                texts.append(piece)
+                text, run = "", []
+            elif piece not in self._special:
                 run.append(piece)
-            elif not skip_special:
+            else:
                 text += self._target.decode_pieces(run) + piece + " "
                 run = []
-        text = (text + self._target.decode_pieces(run)).replace(WORD_START, " ").strip()
+        end_text()
+        text = " ".join(filter(None, texts))
         return clean_up_spaces(text) if self._clean_up else text
 
     def tokens(self, ids: Sequence[int], target: bool) -> list[str]:
@@ -115,7 +132,7 @@ class MarianCodec:
         """Special tokens and language codes are pieces of their own; sentencepiece cuts the rest."""
         pieces: list[str] = []
         for part in self._cut.split(text):
-            if part in self._special:
+            if part in self._special or part in self._added:
                 pieces.append(part)
                 continue
             language = _LANGUAGE.match(part)
@@ -150,7 +167,7 @@ def _special_tokens(file: Path, ids: Mapping[str, int], settings: Mapping[str, A
     special = {}
     for name, usual in (("unk", "<unk>"), ("eos", "</s>"), ("pad", "<pad>")):
         special[name] = special_content(settings.get(f"{name}_token"), usual)
-    for i, token in enumerate(settings.get("additional_special_tokens") or []):
+    for i, token in enumerate(listed_tokens(file.parent, settings)):
         special[f"additional {i}"] = special_content(token, "")
     _check_special(file, ids, special)
     return special

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastattn.errors import LoadError
-from fastattn.text.codec import read_json
+from fastattn.text.codec import added_tokens, listed_tokens
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import AddedToken, Tokenizer
 
     from fastattn.text.huggingface import Vocabulary
 
@@ -21,10 +21,22 @@ BYTE_LEVEL = {
 }  # what `byte_level` makes, as a tokenizer.json
 _NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
 _LLAMA = ("LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTokenizer", "CodeLlamaTokenizerFast")
+_QWEN2 = ("Qwen2Tokenizer", "Qwen2TokenizerFast")
+_CLASSES = {"llama": "LlamaTokenizer", "mistral": "LlamaTokenizer", "qwen2": "Qwen2Tokenizer"}  # by model_type
+# What Qwen2's tokenizer takes for words: contractions, letters with one sign before them, single digits, signs, breaks, spaces.
+_QWEN2_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _LLAMA_TOKENS = {"bos": "<s>", "eos": "</s>"}  # where tokenizer_config.json names none
 
 
-def adapt(vocabulary: Vocabulary, settings: Mapping[str, Any]) -> None:
+def _class(settings: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """The tokenizer's class: where no file names one, that of the model's type."""
+    named = settings.get("tokenizer_class") or config.get("tokenizer_class")
+    return named if isinstance(named, str) else _CLASSES.get(str(config.get("model_type")), "")
+
+
+def adapt(vocabulary: Vocabulary, settings: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """What transformers changes in a tokenizer.json by tokenizer_config.json when it loads it.
 
     The class of LLaMA's tokenizers writes its own post-processor: bos before a text unless `add_bos_token` is false, eos
@@ -34,7 +46,7 @@ def adapt(vocabulary: Vocabulary, settings: Mapping[str, Any]) -> None:
     from tokenizers import pre_tokenizers
 
     file, tokenizer = vocabulary.file, vocabulary.tokenizer
-    if settings.get("tokenizer_class") in _LLAMA:
+    if _class(settings, config) in _LLAMA:
         wanted = {"bos": settings.get("add_bos_token", True), "eos": settings.get("add_eos_token", False)}
         named = {
             name: _content(settings.get(f"{name}_token")) or _LLAMA_TOKENS[name] for name in wanted if wanted[name]
@@ -47,40 +59,68 @@ def adapt(vocabulary: Vocabulary, settings: Mapping[str, Any]) -> None:
         )
 
 
-def byte_level(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
-    """vocab.json and merges.txt: Sennrich et al. (2016) on bytes, as GPT-2 has it."""
+def byte_level(folder: Path, settings: Mapping[str, Any], config: Mapping[str, Any]) -> Tokenizer:
+    """vocab.json and merges.txt: Sennrich et al. (2016) on bytes, as GPT-2 has it, or Qwen2 with words of its own."""
     file = folder / "vocab.json"
     try:
-        from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+        from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     except ImportError:
         raise LoadError(f"{file}: reading it needs the package tokenizers: pip install tokenizers") from None
     try:
         tokenizer = Tokenizer(models.BPE.from_file(str(file), str(folder / "merges.txt")))
     except Exception as error:  # the package raises plain Exception
         raise LoadError(f"{file}, merges.txt: not a byte-pair vocabulary: {' '.join(str(error).split())}") from None
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(settings.get("add_prefix_space", False)))
+    spaced = bool(settings.get("add_prefix_space", False))
+    if _class(settings, config) in _QWEN2:
+        tokenizer.normalizer = normalizers.NFC()
+        words = pre_tokenizers.Split(Regex(_QWEN2_WORDS), "isolated")
+        letters = pre_tokenizers.ByteLevel(add_prefix_space=spaced, use_regex=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, letters])
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=spaced)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    special = [_content(settings.get(name)) or (END_OF_TEXT if name != "pad_token" else "") for name in _NAMES]
-    extra = _added(folder / "added_tokens.json")
-    known = [token for token in dict.fromkeys(special) if token and tokenizer.token_to_id(token) is not None]
-    tokenizer.add_special_tokens(known)
-    tokenizer.add_tokens([AddedToken(token, special=token in special, normalized=False) for token in extra])
-    for token, place in extra.items():
-        if tokenizer.token_to_id(token) != place:
-            found = tokenizer.token_to_id(token)
-            raise LoadError(f"{folder / 'added_tokens.json'}: {token!r} is {place}, expected {found}: ids have gaps")
+    _add_tokens(tokenizer, folder, settings)
     if settings.get("add_bos_token"):
         _surround(tokenizer, file, {"bos": _content(settings.get("bos_token")) or END_OF_TEXT})
     return tokenizer
 
 
-def _added(file: Path) -> dict[str, int]:
-    """Token -> id, by id; empty where the file does not exist."""
-    found = read_json(file) if file.is_file() else {}
-    if not isinstance(found, dict) or not all(isinstance(i, int) for i in found.values()):
-        raise LoadError(f"{file}: expected an object of tokens with their ids")
-    return dict(sorted(found.items(), key=lambda item: item[1]))
+def _add_tokens(tokenizer: Tokenizer, folder: Path, settings: Mapping[str, Any]) -> None:
+    """The special tokens, and those that added_tokens.json and tokenizer_config.json's `added_tokens_decoder` add."""
+    from tokenizers import AddedToken
+
+    named = [_content(settings.get(name)) or (END_OF_TEXT if name != "pad_token" else "") for name in _NAMES]
+    special = {*named, *map(_content, listed_tokens(folder, settings))}
+    tokens: dict[str, tuple[int, AddedToken]] = {}
+    for token, place in added_tokens(folder).items():
+        tokens[token] = place, AddedToken(token, special=token in special, normalized=False)
+    for place, token in _described(folder / "tokenizer_config.json", settings).items():
+        tokens[token.content] = place, token
+    listed = sorted(tokens.values(), key=lambda item: item[0])
+    tokenizer.add_special_tokens([t for t in dict.fromkeys(named) if t and tokenizer.token_to_id(t) is not None])
+    for place, token in listed:
+        add = tokenizer.add_special_tokens if token.special else tokenizer.add_tokens
+        add([token])
+        found = tokenizer.token_to_id(token.content)
+        if found != place:
+            raise LoadError(f"{folder}: added token {token.content!r} is {place}, expected {found}: ids have gaps")
+
+
+def _described(file: Path, settings: Mapping[str, Any]) -> dict[int, AddedToken]:
+    """Id -> token, as `added_tokens_decoder` has them."""
+    from tokenizers import AddedToken
+
+    listed = settings.get("added_tokens_decoder") or {}
+    if not isinstance(listed, Mapping):
+        raise LoadError(f"{file}: added_tokens_decoder is {listed!r}, expected an object")
+    found = {}
+    for key, token in listed.items():
+        if not key.isdecimal() or len(key) > 9 or not isinstance(token, Mapping) or not _content(token):
+            raise LoadError(f"{file}: added_tokens_decoder holds {key!r}: {token!r}, expected an id and a token")
+        flags = {name: bool(token.get(name)) for name in ("single_word", "lstrip", "rstrip", "normalized", "special")}
+        found[int(key)] = AddedToken(_content(token), **flags)
+    return found
 
 
 def _surround(tokenizer: Tokenizer, file: Path, around: Mapping[str, str]) -> None:

@@ -16,10 +16,12 @@ from fastattn.text.codec import (
     WORD_START,
     Encoded,
     TextStream,
+    added_tokens,
     check_length,
     check_text,
     check_vocabulary,
     clean_up_spaces,
+    listed_tokens,
     read_settings,
 )
 from fastattn.text.marian import open_pieces, special_content
@@ -33,10 +35,14 @@ EXTRA_IDS = 100  # where tokenizer_config.json does not say
 
 
 class Added(NamedTuple):
-    """A token that text is cut at before sentencepiece sees it; strips: it takes the white space beside it."""
+    """A token that text is cut at before sentencepiece sees it. special: no text is made of it; lstrip, rstrip: it takes the
+    white space before or behind it; single_word: only where spaces stand around it."""
 
     id: int
-    strips: bool
+    special: bool = True
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
 
 
 class T5Codec:
@@ -50,7 +56,8 @@ class T5Codec:
         legacy: bool,
         clean_up: bool,
     ) -> None:
-        """special: the names unk, eos, pad to tokens. added: every special token, extra ids too."""
+        """special: the names unk, eos, pad to tokens. added: every token that is not the file's: special ones, extra
+        ids, those that were added later."""
         self._sp, self._added, self._legacy, self._clean_up = pieces, added, legacy, clean_up
         self._names = {token.id: name for name, token in added.items()}
         self._joined = set(special.values())  # those that text is made of; extra ids stand apart
@@ -78,7 +85,7 @@ class T5Codec:
             i = int(pieces.piece_to_id(token))
             if pieces.id_to_piece(i) != token:
                 raise LoadError(f"{file}: the special token {token!r} ({name}) is missing")
-            added[token] = Added(i, False)
+            added[token] = Added(i)
         added |= _extra_ids(folder / "tokenizer_config.json", settings, size, config.get("vocab_size"))
         return cls(pieces, special, added, legacy, bool(settings.get("clean_up_tokenization_spaces", False)))
 
@@ -99,7 +106,7 @@ class T5Codec:
         texts, run = list[str](), list[str]()
         for i in map(int, ids):
             name = self._names.get(i) or (self._sp.id_to_piece(i) if i < self._size else self._unknown)
-            if skip_special and name in self._added:
+            if skip_special and name in self._added and self._added[name].special:
                 continue
             if name in self._added and name not in self._joined:
                 texts += [text for text in (self._join(run),) if text]
@@ -128,21 +135,30 @@ class T5Codec:
         if not self._legacy:
             text = WORD_START + text.replace(WORD_START, " ")
         parts = self._cut.split(text)
+        self._take_space(parts)
         ids: list[int] = []
         for at, part in enumerate(parts):
-            if at % 2:
+            if at % 2 and part:
                 ids.append(self._added[part].id)
-                continue
-            if at + 1 < len(parts) and self._added[parts[at + 1]].strips:
-                part = part.rstrip()
-            if at and self._added[parts[at - 1]].strips:
-                part = part.lstrip()
-            if part:
+            elif part:
                 found = self._pieces(part)
                 if not self._legacy and not at and found == [WORD_START] and len(parts) > 1:
                     found = []  # the word start belongs to text, not to a special token
                 ids += map(int, self._sp.piece_to_id(found))
         return ids
+
+    def _take_space(self, parts: list[str]) -> None:
+        """Added tokens, at odd places, take the spaces that are theirs; inside words some of them are text, and "" is left."""
+        for at in range(1, len(parts), 2):
+            token = self._added[parts[at]]
+            if token.rstrip:
+                parts[at + 1] = parts[at + 1].lstrip()
+            if token.lstrip:
+                parts[at - 1] = parts[at - 1].rstrip()
+            if token.single_word and parts[at - 1] and not parts[at - 1].endswith(" "):
+                parts[at - 1], parts[at] = parts[at - 1] + parts[at], ""
+            elif token.single_word and parts[at + 1] and not parts[at + 1].startswith(" "):
+                parts[at + 1], parts[at] = parts[at] + parts[at + 1], ""
 
     def _pieces(self, text: str) -> list[str]:
         if self._legacy or not text.startswith((WORD_START, " ")):
@@ -178,7 +194,8 @@ class T5Codec:
 
 
 def _extra_ids(file: Path, settings: Mapping[str, Any], size: int, vocabulary: Any) -> dict[str, Added]:
-    """The sentinels: as the file lists them, else `extra_ids` of them; those the model has no embedding for are left out."""
+    """The sentinels and what was added later: as the file lists them, else `extra_ids` of them and added_tokens.json; those the
+    model has no embedding for are left out."""
     listed = settings.get("added_tokens_decoder")
     found: dict[str, Added] = {}
     if isinstance(listed, Mapping) and listed:
@@ -187,12 +204,15 @@ def _extra_ids(file: Path, settings: Mapping[str, Any], size: int, vocabulary: A
             if not key.isdecimal() or len(key) > 9 or not name or not isinstance(token, Mapping):
                 raise LoadError(f"{file}: added_tokens_decoder holds {key!r}: {token!r}, expected an id and a token")
             if int(key) >= size:
-                found[name] = Added(int(key), bool(token.get("lstrip") and token.get("rstrip")))
+                flags = {flag: bool(token.get(flag)) for flag in ("special", "lstrip", "rstrip", "single_word")}
+                found[name] = Added(int(key), **flags)
     else:
-        named = [special_content(token, "") for token in settings.get("additional_special_tokens") or []]
+        named = [special_content(token, "") for token in listed_tokens(file.parent, settings)]
         count = sum("<extra_id_" in name for name in named) or settings.get("extra_ids", EXTRA_IDS)
         if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= 1 << 20:
             raise LoadError(f"{file}: extra_ids is {count!r}, expected a number of tokens")
-        found = {f"<extra_id_{i}>": Added(size + count - 1 - i, True) for i in range(count)}
+        found = {f"<extra_id_{i}>": Added(size + count - 1 - i, lstrip=True, rstrip=True) for i in range(count)}
+        for name, i in added_tokens(file.parent).items():
+            found.setdefault(name, Added(i, special=name in named))
     limit = vocabulary if isinstance(vocabulary, int) else 1 << 30
     return {name: token for name, token in found.items() if token.id < limit}

@@ -13,10 +13,11 @@ import random
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import MarianTokenizer, PreTrainedTokenizerFast, T5Tokenizer, T5TokenizerFast
 
 from fastattn.text import load_tokenizer
@@ -62,6 +63,16 @@ SENTINELS = [
     "translate English to German: The garden.",
     "apples</s>",
     "a \u2581 b",
+]
+
+
+ADDED = [
+    "I {eat} apples",
+    "aSWb and SW, SW b",
+    "the <LS> garden<LS>red  <LS>",
+    "{",
+    "apples<RS>  now <RS> a",
+    "<sep>the garden <sep>",
 ]
 
 
@@ -135,11 +146,19 @@ def make_t5(folder: Path, legacy: bool = True, fast: bool = False, **options: ob
             (folder / name).unlink(missing_ok=True)
 
 
+def add_tokens(tokenizer: Any, folder: Path) -> None:
+    """Saves the tokenizer with ordinary tokens of every kind, and a special one."""
+    kinds = [AddedToken("<LS>", lstrip=True), AddedToken("<RS>", rstrip=True), AddedToken("SW", single_word=True)]
+    tokenizer.add_tokens(["{", "}", *(kinds if isinstance(tokenizer, T5Tokenizer) else [])])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<sep>"]}, replace_additional_special_tokens=False)
+    tokenizer.save_pretrained(folder)
+
+
 def expected_t5(folder: Path) -> list[dict[str, object]]:
     """What T5Tokenizer makes of TEXTS and of texts with sentinels, and of their ids taken as output."""
     tokenizer = T5Tokenizer.from_pretrained(folder)
     cases = []
-    for text in [*TEXTS, *SENTINELS]:
+    for text in [*TEXTS, *SENTINELS, *(ADDED if folder.name.endswith("added") else [])]:
         ids = tokenizer(text).input_ids
         decoded = tokenizer.decode(ids, skip_special_tokens=True)
         all_of_it = tokenizer.decode(ids, skip_special_tokens=False)
@@ -211,7 +230,7 @@ def expected_marian(folder: Path) -> list[dict[str, object]]:
     """What MarianTokenizer makes of TEXTS, and of their ids taken as output."""
     tokenizer = MarianTokenizer.from_pretrained(folder)
     cases = []
-    for text in TEXTS:
+    for text in [*TEXTS, *(ADDED if folder.name.endswith("added") else [])]:
         ids = tokenizer(text).input_ids
         cases.append(
             {
@@ -305,6 +324,12 @@ def main() -> None:
     for name, legacy in (("t5", True), ("t5_new", False)):
         make_t5(HERE / name, legacy)
         expected[name] = expected_t5(HERE / name)
+    make_marian(HERE / "marian_added")
+    add_tokens(MarianTokenizer.from_pretrained(HERE / "marian"), HERE / "marian_added")
+    expected["marian_added"] = expected_marian(HERE / "marian_added")
+    make_t5(HERE / "t5_added")
+    add_tokens(T5Tokenizer.from_pretrained(HERE / "t5"), HERE / "t5_added")
+    expected["t5_added"] = expected_t5(HERE / "t5_added")
     make_t5(HERE / "t5_fast", fast=True)
     expected["t5_fast"] = expected_fast(HERE / "t5_fast")
     for name, make in (("words", make_words), ("bytes", make_bytes), ("pieces", make_pieces), ("chars", make_chars)):

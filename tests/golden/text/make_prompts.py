@@ -14,7 +14,15 @@ from typing import Any
 
 from make import ENGLISH, FRENCH
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, GPT2TokenizerFast, LlamaTokenizerFast, PreTrainedTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    GPT2Tokenizer,
+    GPT2TokenizerFast,
+    LlamaTokenizerFast,
+    PreTrainedTokenizerFast,
+    Qwen2Tokenizer,
+    Qwen2TokenizerFast,
+)
 
 HERE = Path(__file__).parent / "prompts"
 TEXTS = [
@@ -28,6 +36,7 @@ TEXTS = [
     "<s>The garden</s>",
     "<|begin_of_text|>The",
     "a",
+    "f(x)\u2009e\u0301t\u00e9 l'eau 12 34\n\n  y",
 ]
 CONTINUATIONS = [
     (" the gard", "en is"),
@@ -38,9 +47,10 @@ CONTINUATIONS = [
 ]
 
 
-def byte_level() -> Tokenizer:
+def byte_level(words: Any = None) -> Tokenizer:
+    """Trained on GPT-2's words, or on others."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = words or pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     trainer = trainers.BpeTrainer(
@@ -76,6 +86,29 @@ def gpt2_added(folder: Path) -> None:
         "pad_token": "[PAD]",
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def gpt2_special(folder: Path) -> None:
+    """The same with further special tokens and an ordinary one, which only tokenizer_config.json describes."""
+    for file in (HERE / "gpt2").iterdir():
+        shutil.copy(file, folder / file.name)
+    tokenizer = GPT2Tokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    tokenizer.add_tokens([AddedToken("apple.", single_word=True)])
+    more = ["<|begin_of_text|>", AddedToken("<s>", rstrip=True), "</s>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": more})
+    tokenizer.save_pretrained(folder)
+    (folder / "added_tokens.json").unlink()
+
+
+def qwen2(folder: Path) -> None:
+    """Its slow tokenizer saves no tokenizer.json; words are its own."""
+    any_files = str(HERE / "gpt2" / "vocab.json"), str(HERE / "gpt2" / "merges.txt")
+    tokenizer = byte_level(Qwen2TokenizerFast(*any_files).backend_tokenizer.pre_tokenizer)
+    state = json.loads(tokenizer.to_str())["model"]
+    merges = "".join(" ".join(pair) + "\n" for pair in state["merges"])
+    (folder / "vocab.json").write_text(json.dumps(state["vocab"], ensure_ascii=False), encoding="utf-8")
+    (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}", encoding="utf-8")
+    Qwen2Tokenizer(str(folder / "vocab.json"), str(folder / "merges.txt")).save_pretrained(folder)
 
 
 def llama3(folder: Path) -> None:
@@ -132,6 +165,8 @@ def main() -> None:
     for name, make in (
         ("gpt2", gpt2),
         ("gpt2-added", gpt2_added),
+        ("gpt2-special", gpt2_special),
+        ("qwen2", qwen2),
         ("llama3", llama3),
         ("llama", llama),
         ("llama-eos", lambda folder: llama(folder, add_bos_token=False, add_eos_token=True)),
