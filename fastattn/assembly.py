@@ -130,6 +130,6 @@ def assemble(checkpoint: Checkpoint) -> Assembly:
             raise LoadError(f"{converted.path}: {found}")
         return Assembly(checkpoint, architecture, None, converted.parameters)
     a = architecture
-    bound = bind_weights(a.params, checkpoint, a.rename, a.optional, a.ignore)
+    bound = bind_weights(a.params, checkpoint, a.rename, a.optional, a.ignore, a.columns)
     parameters = sum(math.prod(a.params[name]) for name in bound)
     return Assembly(checkpoint, architecture, a.prepare(bound), parameters)

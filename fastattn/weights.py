@@ -17,7 +17,7 @@ from fastattn.packing import BFloat16Array, drop_pages
 
 AnyArray = npt.NDArray[Any]
 SHOWN = 12  # tensors spelled out per kind of fault; the error's attributes hold them all
-_FAULTS = ("misshapen", "contradictory", "of another type")
+_FAULTS = ("misshapen", "turned", "contradictory", "of another type")
 
 
 def bind_weights(
@@ -26,6 +26,7 @@ def bind_weights(
     rename: Sequence[tuple[str, str]] = (),
     optional: Collection[str] = (),
     ignore: Sequence[str] = (),
+    columns: Sequence[str] | None = None,
 ) -> BoundWeights:
     """Give every parameter of a model its tensor.
 
@@ -36,6 +37,8 @@ def bind_weights(
             Several names may become one parameter (tied embeddings) if their values are equal.
         optional: parameters that may be absent; they are then absent from the result.
         ignore: regular expressions of checkpoint names (before or after renaming) that may stay unused.
+        columns: regular expressions of parameters that products take as [in, out], all others as [out, in]: square matrices
+            whose graph does otherwise are refused. None: the family does not say.
 
     Returns:
         Parameter name -> array of the expected shape, as the file holds it: nothing is copied here.
@@ -44,7 +47,7 @@ def bind_weights(
         LoadError: every missing, unexpected, misshapen or contradictory tensor, at once, in one line, with the nearest
             names. Integer and boolean tensors (position ids, masks) and the checkpoint's `constants` may stay unused.
     """
-    plan = _Plan(expected, checkpoint, rename, ignore)
+    plan = _Plan(expected, checkpoint, rename, ignore, columns)
     missing = sorted(name for name in expected if name not in plan.sources and name not in optional)
     faults = {name: fault for name in sorted(expected) if (fault := plan.fault(name))}
     unexpected = plan.unexpected()
@@ -122,8 +125,10 @@ class _Plan:
         checkpoint: Checkpoint,
         rename: Sequence[tuple[str, str]],
         ignore: Sequence[str],
+        columns: Sequence[str] | None,
     ) -> None:
         self.expected, self.checkpoint = expected, checkpoint
+        self.columns = None if columns is None else [re.compile(pattern) for pattern in columns]
         self.rename = [(re.compile(pattern), replacement) for pattern, replacement in rename]
         self.ignore = [re.compile(pattern) for pattern in ignore]
         self.prefix = ""
@@ -195,6 +200,12 @@ class _Plan:
             if actual != shape:
                 called = "" if source == name else f" in {source}"
                 return "misshapen", f"is {_shape(actual)}{called}, expected {_shape(shape)}"
+            product, wanted = _weight(self.checkpoint, source).product, self._product(name)
+            if product and wanted and product != wanted:
+                return (
+                    "turned",
+                    f"gives an output with each of its {product} in {source}, expected with each of its {wanted}",
+                )
             if not _is_float(self.checkpoint, source):
                 return "of another type", f"in {source} holds no floating-point values"
         for source in found[1:]:
@@ -205,6 +216,12 @@ class _Plan:
             if not same:
                 return "contradictory", f"has different values in {found[0]} and {source}"
         return None
+
+    def _product(self, name: str) -> str:
+        """The `Weight.product` that a parameter's tensor should have, "" where any will do."""
+        if self.columns is None:
+            return ""
+        return "columns" if any(pattern.search(name) for pattern in self.columns) else "rows"
 
     def unexpected(self) -> list[str]:
         names = []

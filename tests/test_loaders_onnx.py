@@ -342,6 +342,27 @@ def test_a_constant_that_is_an_output_is_no_parameter(tmp_path: Path) -> None:
     assert list(open_checkpoint(path).tensors) == ["fc.weight"]
 
 
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("name", ["fc.weight", "onnx::MatMul_1"])
+def test_a_square_matrix_that_is_multiplied_the_other_way_is_refused(tmp_path: Path, name: str, turned: bool) -> None:
+    """Its shape does not tell; a nameless one is turned to [out, in] as it is named."""
+    array, nodes = np.arange(9, dtype=np.float32).reshape(3, 3), []
+    if turned:
+        nodes.append(helper.make_node("Transpose", [name], ["t"], "/fc/Transpose", perm=[1, 0]))
+    nodes.append(helper.make_node("MatMul", ["x", "t" if turned else name], ["y"], "/fc/MatMul"))
+    checkpoint = open_checkpoint(save(tmp_path, nodes, [numpy_helper.from_array(array, name)]))
+    for columns in ((), ["fc"]):
+        if bool(columns) == (name == "fc.weight" and not turned):
+            np.testing.assert_array_equal(
+                bind_weights({"fc.weight": (3, 3)}, checkpoint, columns=columns)["fc.weight"],
+                array if turned or columns else array.T,
+            )
+        else:
+            with pytest.raises(LoadError, match=r"1 turned: fc.weight gives an output with each of its"):
+                bind_weights({"fc.weight": (3, 3)}, checkpoint, columns=columns)
+    assert bind_weights({"fc.weight": (3, 3)}, checkpoint)["fc.weight"].shape == (3, 3)
+
+
 def gru(tmp_path: Path, op: str = "GRU", hidden: int = 2, bad: str = "", **attributes: object) -> Path:
     gates = {"GRU": 3, "LSTM": 4}[op]
     dims = {"W": (1, gates * hidden, 5), "R": (1, gates * hidden, hidden), "B": (1, 2 * gates * hidden)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Iterator, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -93,6 +93,7 @@ class _Walk:
         self.claims: dict[str, list[Claim]] = {}
         self.unnamed: list[tuple[Source, Weight]] = []
         self.layers: dict[tuple[str, bool], list[tuple[int, ...]]] = {}  # recurrent module -> its layers seen so far
+        self.multiplied: dict[int, list[AnyArray]] = {}  # id of a source -> what products take of it, as [out, in]
         self.called: dict[tuple[object, ...], str] = {}  # a use of a tensor -> the call path it was first seen under
         self.noted = any(SPEC_KIND in notes for notes in file.graph.value_metadata.values())
 
@@ -206,6 +207,8 @@ class _Walk:
         for use in uses(node, inputs, self._follows_product(node, scope, module, producers)):
             for source in use.constant.sources:
                 source.weight_like = True
+            if node.op in ("MatMul", "Gemm") and use.role == "weight" and len(use.constant.sources) == 1:
+                self.multiplied.setdefault(id(use.constant.sources[0]), []).append(use.array)
             if plain_product(node):
                 self._named_use(node, use, module, bias)
 
@@ -335,7 +338,7 @@ class _Walk:
                     if strength == OWN:
                         raise LoadError(f"{self.file.path}: two different tensors are called {name!r}")
                     continue  # several anonymous weights of one module: a name for each would be a guess
-                result.weights[name] = weight
+                result.weights[name] = replace(weight, product=self._product(weight, claims[0]))
                 if all(c.is_call_path for c in all_claims if c.strength != ALIAS):
                     result.call_paths.add(name)
                 for source in (s for c in claims for s in c.sources):
@@ -344,6 +347,21 @@ class _Walk:
         self._aliases(result, taken)
         self._leftovers(result)
         return result
+
+    def _product(self, weight: Weight, claim: Claim) -> str:
+        """`Weight.product` of a tensor as it is stored."""
+        stored = weight.stored
+        if stored.ndim != 2 or stored.shape[0] != stored.shape[1] or len(claim.sources) != 1:
+            return ""
+        found = set()
+        for taken in self.multiplied.get(id(claim.sources[0]), []):
+            for product, array in (("rows", stored), ("columns", stored.T)):
+                if (
+                    taken.__array_interface__["data"] == array.__array_interface__["data"]
+                    and taken.strides == array.strides
+                ):
+                    found.add(product)
+        return found.pop() if len(found) == 1 else ""
 
     def _aliases(self, result: NamedTensors, taken: dict[int, str]) -> None:
         for name, claims in self.claims.items():

@@ -21,12 +21,15 @@ class Weight:
         origin: where it was found and how its name was derived, for people.
         bfloat16: `stored` holds bfloat16.
         gates: blocks of the first axis to be read in this order (recurrent cells), () for as they are.
+        product: how a graph's products take a square matrix: "rows", as it is stored each row gives an output, or "columns", each
+            column; "" where that is not known, or the shape tells.
     """
 
     stored: AnyArray
     origin: str
     bfloat16: bool = False
     gates: tuple[int, ...] = ()
+    product: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:

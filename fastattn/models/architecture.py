@@ -32,10 +32,11 @@ class Architecture:
     """graphs: "encoder" (where there is one) and "decoder". params: tensor name -> shape as in a checkpoint.
 
     rename: (regex, replacement) for names that vary; optional: tensors `prepare` can do without; ignore: regexes of tensors
-    that are no weights; prepare: last touches to the bound tensors. They come as the file holds them (float32, float16, or
-    bfloat16 as `BFloat16Array`): views and slices cost nothing, arithmetic makes a copy. max_source, max_target: longest
-    input and output in tokens, 0 = unlimited. defaults: special tokens where config.json does not name them. computed: small
-    tensors that follow from config.json alone; they take the place of what a converted model's file holds.
+    that are no weights; columns: regexes of matrices kept as [in, out], None where any may be; prepare: last touches to the
+    bound tensors. They come as the file holds them (float32, float16, or bfloat16 as `BFloat16Array`): views and slices cost
+    nothing, arithmetic makes a copy. max_source, max_target: longest input and output in tokens, 0 = unlimited. defaults:
+    special tokens where config.json does not name them. computed: small tensors that follow from config.json alone; they take
+    the place of what a converted model's file holds.
     """
 
     family: str
@@ -45,6 +46,7 @@ class Architecture:
     rename: Sequence[tuple[str, str]] = ()
     optional: Sequence[str] = ()
     ignore: Sequence[str] = ()
+    columns: Sequence[str] | None = None
     prepare: Callable[[Weights], Weights] = lambda weights: weights
     source_vocabulary: int = 0
     max_source: int = 0

@@ -219,6 +219,7 @@ def build(config: Mapping[str, Any]) -> Architecture:
         graphs={"encoder": model.encode(), "decoder": model.step()},
         params=params,
         vocabulary=c.vocabulary,
+        columns=(),
         rename=[
             (r"^(shared|encoder|decoder)\.", r"model.\1."),  # saved from the model without its head
             (r"^model\.(?:encoder|decoder)\.embed_tokens\.weight$", "model.shared.weight"),

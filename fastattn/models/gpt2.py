@@ -165,6 +165,7 @@ def build(config: Mapping[str, Any]) -> Architecture:
         graphs={"decoder": model.step()},
         params=params,
         vocabulary=c.vocabulary,
+        columns=[r"\.c_(?:attn|fc|proj)\.weight$"],  # Conv1D
         rename=rename,
         ignore=[r"\.attn\.(masked_)?bias$"],  # the causal mask, which old checkpoints hold
         prepare=partial(_prepare, c),

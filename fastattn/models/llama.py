@@ -185,6 +185,7 @@ def build(config: Mapping[str, Any]) -> Architecture:
         graphs={"decoder": model.step()},
         params=params,
         vocabulary=c.vocabulary,
+        columns=(),
         rename=rename,
         ignore=[r"rotary_emb\.inv_freq$"],  # computed here; old checkpoints hold it
         prepare=partial(_prepare, inv_freq),

@@ -211,6 +211,7 @@ def build(config: Mapping[str, Any]) -> Architecture:
         graphs={"encoder": model.encode(), "decoder": model.step()},
         params=params,
         vocabulary=c.vocabulary,
+        columns=(),
         rename=rename,
         optional=["final_logits_bias", *SINUSOIDAL],
         prepare=partial(complete, c.positions, c.width, c.vocabulary, SINUSOIDAL),

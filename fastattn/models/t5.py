@@ -261,6 +261,7 @@ def build(config: Mapping[str, Any]) -> Architecture:
         graphs={"encoder": model.encode(), "decoder": model.step()},
         params=params,
         vocabulary=c.vocabulary,
+        columns=(),
         rename=rename,
         # some conversions of T5 v1.0 left a table in the cross-attention, which nothing reads
         ignore=[r"^decoder\.block\.\d+\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$"],
