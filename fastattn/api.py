@@ -93,6 +93,8 @@ def load(
 
 def find_model(path: str | os.PathLike[str]) -> Path:
     """The file or folder a user means: a path, or the name of a bundled model; LoadError where there is neither."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise OptionError(f"path: found {type(path).__name__}, expected a string or a path")
     name = str(path)
     try:
         if Path(path).exists():
@@ -109,7 +111,7 @@ def find_model(path: str | os.PathLike[str]) -> Path:
 
 
 def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise OptionError(f"{option}: found {value!r}, expected one of {', '.join(choices)}")
 
 
@@ -554,7 +556,7 @@ class Model:
         target. attention_mask: [batch, source] of 1 and, after them, 0 for padding in input_ids. Raises InputError for ids
         the model cannot take.
         """
-        _, listed = as_list(input_ids)
+        _, listed = as_list(input_ids, "input_ids")
         if attention_mask is not None:
             listed = unpadded(listed, attention_mask)
         sources = _each("input_ids", listed, lambda row: self._source(token_ids(row, "input_ids"), "input_ids"))
@@ -565,7 +567,7 @@ class Model:
         elif decoder_input_ids is None:
             targets = [self._start(self._options({}))] * len(sources)
         else:
-            rows = as_list(decoder_input_ids)[1]
+            rows = as_list(decoder_input_ids, "decoder_input_ids")[1]
             targets = _each("decoder_input_ids", rows, lambda row: token_ids(row, "decoder_input_ids"))
         if len(targets) != len(sources):
             raise InputError(f"decoder_input_ids: found {len(targets)} rows, expected {len(sources)} as in input_ids")
@@ -592,7 +594,7 @@ class Model:
         prompt and target together have behind those of the prompt, and no end token is added.
         """
         many, listed = as_list(inputs)
-        _, wanted = as_list(targets)
+        _, wanted = as_list(targets, "targets")
         if len(wanted) != len(listed):
             raise InputError(f"targets: found {len(wanted)}, expected {len(listed)} as in inputs")
         if not listed:
@@ -648,7 +650,7 @@ class Model:
     def embed(self, texts: Any) -> FloatArray:
         """Sentence vectors: the mean of the last hidden states (see `encode`), scaled to length 1; float32 [C], or [texts, C]
         for many."""
-        many, listed = as_list(texts)
+        many, listed = as_list(texts, "texts")
         if not listed:
             return np.zeros((0, 0), np.float32)
         means = np.stack([state.mean(axis=0, dtype=np.float64) for state in self.encode(listed)])

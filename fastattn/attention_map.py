@@ -75,6 +75,10 @@ class AttentionMap:
             weights = getattr(self, kind)
             if weights is None:
                 continue
+            if not isinstance(weights, np.ndarray):
+                raise InputError(
+                    f"{kind}: found {type(weights).__name__}, expected an array [layer, head, target, source]"
+                )
             if weights.ndim != 4 or 0 in weights.shape[:2]:
                 raise InputError(f"{kind}: expected [layer, head, target, source], found the shape {weights.shape}")
             rows, columns = self.labels(kind)

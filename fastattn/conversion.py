@@ -66,6 +66,8 @@ def convert(
     from fastattn.assembly import assemble
     from fastattn.loaders import open_checkpoint
 
+    if not isinstance(out, (str, os.PathLike)):
+        raise OptionError(f"out: found {type(out).__name__}, expected a string or a path")
     source, target = find_model(model), Path(out)
     checkpoint = open_checkpoint(source)
     if checkpoint.converted:

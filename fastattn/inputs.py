@@ -36,8 +36,8 @@ def batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
         yield batch
 
 
-def as_list(inputs: Any) -> tuple[bool, list[Any]]:
-    """Whether many inputs were given, and they as a list: a string or a row of integers is one."""
+def as_list(inputs: Any, what: str = "inputs") -> tuple[bool, list[Any]]:
+    """Whether many inputs were given, and they as a list: a string or a row of integers is one. what: the argument's name."""
     if isinstance(inputs, np.ndarray) and not inputs.ndim:
         inputs = inputs.item()
     if isinstance(inputs, str):
@@ -45,7 +45,7 @@ def as_list(inputs: Any) -> tuple[bool, list[Any]]:
     if isinstance(inputs, np.ndarray):
         return inputs.ndim != 1, list(inputs) if inputs.ndim != 1 else [inputs]
     if not isinstance(inputs, Sequence) or isinstance(inputs, bytes):
-        raise InputError(f"inputs: found {type(inputs).__name__}, expected text, token ids or a list of them")
+        raise InputError(f"{what}: found {type(inputs).__name__}, expected text, token ids or a list of them")
     one = len(inputs) > 0 and all(isinstance(i, (int, np.integer)) for i in inputs)
     return not one, [inputs] if one else list(inputs)
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from fastattn import _native
 from fastattn.errors import OptionError
 
+_CHOSEN = str(_native.active_isa())  # on import
 _requested: list[list[str]] = []  # the `use` blocks that are open, in any threads; a list each, found by identity
 
 
@@ -35,7 +36,7 @@ def use(name: str) -> Iterator[None]:
     ...     active()
     'generic'
     """
-    if name not in available():
+    if not isinstance(name, str) or name not in available():
         raise OptionError(f"isa: found {name!r}, expected one of {', '.join(available())}")
     request = [name]
     _requested.append(request)
@@ -45,6 +46,3 @@ def use(name: str) -> Iterator[None]:
     finally:
         _requested[:] = [other for other in _requested if other is not request]
         _native.set_isa(_requested[-1][0] if _requested else _CHOSEN)
-
-
-_CHOSEN = active()  # on import

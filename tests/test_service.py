@@ -6,6 +6,7 @@ import copy
 import multiprocessing
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -340,3 +341,23 @@ def test_logits_of_a_graph_without_output_are_refused() -> None:
     with pytest.raises(fastattn.InputError, match="the graph decoder has no output"):
         session.step(np.array([2], np.int32), Select(logits=True))
     assert session.step(np.array([2], np.int32)).logits is None
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.score([5, 0], 5), "targets: found int, expected text"),
+        (lambda m: m.logits([[5, 6]], 5), "decoder_input_ids: found int"),
+        (lambda m: m.logits(5), "input_ids: found int"),
+        (lambda m: m.embed(5), "texts: found int"),
+        (lambda m: fastattn.load(None), "path: found NoneType, expected a string or a path"),
+        (lambda m: fastattn.load(b"x"), "path: found bytes"),
+        (lambda m: fastattn.convert("en-fr-luong", None), "out: found NoneType"),
+        (lambda m: fastattn.load("en-fr-luong", compute_type=np.array("int8")), "compute_type: found array"),
+        (lambda m: fastattn.load("en-fr-luong", backend=np.array(["a", "b"])), "backend: found array"),
+        (lambda m: fastattn.AttentionMap(cross=[[[[1.0]]]]), "cross: found list, expected an array"),
+    ],
+)
+def test_a_wrong_argument_is_called_by_its_name(model: Model, call: Callable[[Model], object], message: str) -> None:
+    with pytest.raises(fastattn.FastattnError, match=re.escape(message)):
+        call(model)
