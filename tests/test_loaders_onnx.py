@@ -330,6 +330,13 @@ def test_a_nameless_bias_of_the_logits_in_a_gemm(tmp_path: Path) -> None:
     assert any("final_logits_bias" in n for n in open_checkpoint(save(tmp_path, [node], arrays)).tensors)
 
 
+def test_a_gemm_of_a_number_is_no_product_with_a_head(tmp_path: Path) -> None:
+    node = helper.make_node("Gemm", ["x", "onnx::Gemm_1", "onnx::Gemm_2"], ["y"], "/lm_head/Gemm", transB=1)
+    arrays = [numpy_helper.from_array(np.float32(2), "onnx::Gemm_1")]
+    arrays.append(numpy_helper.from_array(np.ones((1, 3), np.float32), "onnx::Gemm_2"))
+    assert not any("logits_bias" in n for n in open_checkpoint(save(tmp_path, [node], arrays)).tensors)
+
+
 def test_a_constant_that_is_an_output_is_no_parameter(tmp_path: Path) -> None:
     """onnxruntime folds the empty memories of a merged decoder so."""
     node = helper.make_node("MatMul", ["x", "fc.weight"], ["y"], "/fc/MatMul")

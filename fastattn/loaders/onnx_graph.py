@@ -71,9 +71,10 @@ def _added_to_products(
     node: Node, inputs: list[Constant | None], scope: Scope, producers: MutableMapping[str, Node]
 ) -> Iterator[tuple[Constant, int]]:
     """Constants that this node adds to a product with a constant matrix, and the product's columns."""
-    if node.op == "Gemm" and len(inputs) > 2 and inputs[2] is not None and inputs[1] is not None:
-        turned = "transB" in node.attributes and node.attributes["transB"].i
-        yield inputs[2], inputs[1].array.shape[0 if turned else -1]
+    if node.op == "Gemm" and len(inputs) > 2:
+        _, matrix, constant = inputs[:3]
+        if matrix is not None and constant is not None and matrix.array.ndim == 2:
+            yield constant, matrix.array.shape[0 if node.integer("transB", 0) else 1]
     if node.op != "Add":
         return
     for constant, other in zip(inputs, reversed(node.inputs), strict=True):
