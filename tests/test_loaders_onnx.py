@@ -370,6 +370,17 @@ def test_a_square_matrix_that_is_multiplied_the_other_way_is_refused(tmp_path: P
     assert bind_weights({"fc.weight": (3, 3)}, checkpoint)["fc.weight"].shape == (3, 3)
 
 
+def test_a_second_claim_on_a_name_does_not_hide_how_it_is_multiplied(tmp_path: Path) -> None:
+    """Beside the named matrix the module multiplies by an equal one without a name."""
+    array = np.arange(9, dtype=np.float32).reshape(3, 3)
+    nodes = [
+        helper.make_node("MatMul", ["x", name], [f"y{i}"], "/fc/MatMul") for i, name in enumerate(("fc.weight", "7"))
+    ]
+    arrays = [numpy_helper.from_array(array, "fc.weight"), numpy_helper.from_array(array.T.copy(), "7")]
+    with pytest.raises(LoadError, match=r"1 turned: fc\.weight"):
+        bind_weights({"fc.weight": (3, 3)}, open_checkpoint(save(tmp_path, nodes, arrays)), columns=())
+
+
 def gru(tmp_path: Path, op: str = "GRU", hidden: int = 2, bad: str = "", **attributes: object) -> Path:
     gates = {"GRU": 3, "LSTM": 4}[op]
     dims = {"W": (1, gates * hidden, 5), "R": (1, gates * hidden, hidden), "B": (1, 2 * gates * hidden)}

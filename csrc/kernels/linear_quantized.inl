@@ -106,7 +106,7 @@ __attribute__((noinline)) void int8_tile_widened(const int8_t* q, const uint8_t*
 }
 
 // Products of two neighbours, added in int16, overflow where both codes are large: such quads of a row are halved, and
-// what is missing is added afterwards. Rows of normal numbers have 2 to 6 of them in a hundred.
+// what is missing is added afterwards. Rows of normal numbers have 2 to 4 of them in a hundred.
 //
 // The rests of a chunk of n quads; the quads themselves become halves, rounded down. Where there are too many, all
 // stay.

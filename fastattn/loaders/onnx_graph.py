@@ -339,7 +339,8 @@ class _Walk:
                     if strength == OWN:
                         raise LoadError(f"{self.file.path}: two different tensors are called {name!r}")
                     continue  # several anonymous weights of one module: a name for each would be a guess
-                result.weights[name] = replace(weight, product=self._product(weight, claims[0]))
+                if name not in result.weights:
+                    result.weights[name] = replace(weight, product=self._product(claims[0]))
                 if all(c.is_call_path for c in all_claims if c.strength != ALIAS):
                     result.call_paths.add(name)
                 for source in (s for c in claims for s in c.sources):
@@ -349,19 +350,15 @@ class _Walk:
         self._leftovers(result)
         return result
 
-    def _product(self, weight: Weight, claim: Claim) -> str:
+    def _product(self, claim: Claim) -> str:
         """`Weight.product` of a tensor as it is stored."""
-        stored = weight.stored
+        stored, found = claim.weight.stored, set()
         if stored.ndim != 2 or stored.shape[0] != stored.shape[1] or len(claim.sources) != 1:
             return ""
-        found = set()
         for taken in self.multiplied.get(id(claim.sources[0]), []):
-            for product, array in (("rows", stored), ("columns", stored.T)):
-                if (
-                    taken.__array_interface__["data"] == array.__array_interface__["data"]
-                    and taken.strides == array.strides
-                ):
-                    found.add(product)
+            if taken.shape != stored.shape or taken.__array_interface__["data"] != stored.__array_interface__["data"]:
+                continue  # a part, or what was computed of it
+            found.add("rows" if taken.strides == stored.strides else "columns")
         return found.pop() if len(found) == 1 else ""
 
     def _aliases(self, result: NamedTensors, taken: dict[int, str]) -> None:

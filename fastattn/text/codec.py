@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from fastattn.errors import InputError, LoadError
 
@@ -141,6 +141,37 @@ def listed_tokens(folder: Path, settings: Mapping[str, Any]) -> list[Any]:
     if not isinstance(listed, list):
         raise LoadError(f"{folder / 'tokenizer_config.json'}: additional_special_tokens is {listed!r}, expected a list")
     return listed
+
+
+def special_content(token: Any, usual: str = "") -> str:
+    """A special token is written as a string, or as an object with its `content`."""
+    content = token.get("content") if isinstance(token, Mapping) else token
+    return content if isinstance(content, str) and content else usual
+
+
+class Described(NamedTuple):
+    """What `added_tokens_decoder` says of a token; the flags are those of the package tokenizers."""
+
+    id: int
+    special: bool
+    lstrip: bool
+    rstrip: bool
+    single_word: bool
+    normalized: bool
+
+
+def described_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[str, Described]:
+    """tokenizer_config.json's `added_tokens_decoder` by the tokens' texts."""
+    file, listed = folder / "tokenizer_config.json", settings.get("added_tokens_decoder") or {}
+    if not isinstance(listed, Mapping):
+        raise LoadError(f"{file}: added_tokens_decoder is {listed!r}, expected an object")
+    found = {}
+    for key, token in listed.items():
+        name = special_content(token)
+        if not key.isdecimal() or len(key) > 9 or not name or not isinstance(token, Mapping):
+            raise LoadError(f"{file}: added_tokens_decoder holds {key!r}: {token!r}, expected an id and a token")
+        found[name] = Described(int(key), *(bool(token.get(flag)) for flag in Described._fields[1:]))
+    return found
 
 
 def added_tokens(folder: Path) -> dict[str, int]:

@@ -183,10 +183,12 @@ class Vocabulary:
 
     def unsettled(self, ids: Sequence[int]) -> int:
         """How many ids at the end may still be written otherwise: a run of bytes is text only if all of it is UTF-8."""
+        if not self.bytes:
+            return 0
         end = len(ids)
         while end and (ids[end - 1] in self.bytes or ids[end - 1] in self.special):
             end -= 1
-        return len(ids) - end if self.bytes else 0
+        return len(ids) - end
 
     def label(self, token_id: int) -> str:
         """The piece without the marks its scheme puts around it; special tokens and unprintable pieces as they are."""

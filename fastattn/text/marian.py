@@ -24,6 +24,7 @@ from fastattn.text.codec import (
     listed_tokens,
     read_json,
     read_settings,
+    special_content,
 )
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ class MarianCodec:
         settings = read_settings(folder)
         file = folder / "vocab.json"
         source_ids = _read_vocabulary(file)
-        for token, i in added_tokens(folder).items():
-            source_ids.setdefault(token, i)
+        added = added_tokens(folder)
+        source_ids = {**added, **source_ids}
         special = _special_tokens(file, source_ids, settings)
         check_vocabulary(file, max(source_ids.values()), config, ("vocab_size",))
         target_ids = source_ids
@@ -76,7 +77,7 @@ class MarianCodec:
             check_vocabulary(file, max(target_ids.values()), config, ("decoder_vocab_size", "vocab_size"))
         source, target = open_pieces(folder / "source.spm"), open_pieces(folder / "target.spm")
         clean_up = bool(settings.get("clean_up_tokenization_spaces", False))
-        return cls(source, target, source_ids, target_ids, special, clean_up, set(added_tokens(folder)))
+        return cls(source, target, source_ids, target_ids, special, clean_up, added.keys())
 
     def encode(self, text: str, limit: int | None = None) -> Encoded:
         """See `TextCodec.encode`."""
@@ -177,12 +178,6 @@ def _check_special(file: Path, ids: Mapping[str, int], special: Mapping[str, str
     for name, token in special.items():
         if token not in ids:
             raise LoadError(f"{file}: the special token {token!r} ({name}) is missing")
-
-
-def special_content(token: Any, usual: str) -> str:
-    """A special token is written as a string, or as an object with its `content`."""
-    content = token.get("content") if isinstance(token, Mapping) else token
-    return content if isinstance(content, str) and content else usual
 
 
 def open_pieces(file: Path, changes: bytes = b"") -> SentencePieceProcessor:

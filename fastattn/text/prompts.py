@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastattn.errors import LoadError
-from fastattn.text.codec import added_tokens, listed_tokens
+from fastattn.text.codec import Described, added_tokens, described_tokens, listed_tokens, special_content
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
@@ -49,7 +49,9 @@ def adapt(vocabulary: Vocabulary, settings: Mapping[str, Any], config: Mapping[s
     if _class(settings, config) in _LLAMA:
         wanted = {"bos": settings.get("add_bos_token", True), "eos": settings.get("add_eos_token", False)}
         named = {
-            name: _content(settings.get(f"{name}_token")) or _LLAMA_TOKENS[name] for name in wanted if wanted[name]
+            name: special_content(settings.get(f"{name}_token")) or _LLAMA_TOKENS[name]
+            for name in wanted
+            if wanted[name]
         }
         _surround(tokenizer, file, named)
     described = vocabulary.description.get("pre_tokenizer") or {}
@@ -82,7 +84,7 @@ def byte_level(folder: Path, settings: Mapping[str, Any], config: Mapping[str, A
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     _add_tokens(tokenizer, folder, settings)
     if settings.get("add_bos_token"):
-        _surround(tokenizer, file, {"bos": _content(settings.get("bos_token")) or END_OF_TEXT})
+        _surround(tokenizer, file, {"bos": special_content(settings.get("bos_token")) or END_OF_TEXT})
     return tokenizer
 
 
@@ -90,13 +92,13 @@ def _add_tokens(tokenizer: Tokenizer, folder: Path, settings: Mapping[str, Any])
     """The special tokens, and those that added_tokens.json and tokenizer_config.json's `added_tokens_decoder` add."""
     from tokenizers import AddedToken
 
-    named = [_content(settings.get(name)) or (END_OF_TEXT if name != "pad_token" else "") for name in _NAMES]
-    special = {*named, *map(_content, listed_tokens(folder, settings))}
+    named = [special_content(settings.get(name)) or (END_OF_TEXT if name != "pad_token" else "") for name in _NAMES]
+    special = {*named, *map(special_content, listed_tokens(folder, settings))}
     tokens: dict[str, tuple[int, AddedToken]] = {}
     for token, place in added_tokens(folder).items():
         tokens[token] = place, AddedToken(token, special=token in special, normalized=False)
-    for place, token in _described(folder / "tokenizer_config.json", settings).items():
-        tokens[token.content] = place, token
+    for text, (place, *flags) in described_tokens(folder, settings).items():
+        tokens[text] = place, AddedToken(text, **dict(zip(Described._fields[1:], flags, strict=True)))
     listed = sorted(tokens.values(), key=lambda item: item[0])
     tokenizer.add_special_tokens([t for t in dict.fromkeys(named) if t and tokenizer.token_to_id(t) is not None])
     for place, token in listed:
@@ -105,22 +107,6 @@ def _add_tokens(tokenizer: Tokenizer, folder: Path, settings: Mapping[str, Any])
         found = tokenizer.token_to_id(token.content)
         if found != place:
             raise LoadError(f"{folder}: added token {token.content!r} is {place}, expected {found}: ids have gaps")
-
-
-def _described(file: Path, settings: Mapping[str, Any]) -> dict[int, AddedToken]:
-    """Id -> token, as `added_tokens_decoder` has them."""
-    from tokenizers import AddedToken
-
-    listed = settings.get("added_tokens_decoder") or {}
-    if not isinstance(listed, Mapping):
-        raise LoadError(f"{file}: added_tokens_decoder is {listed!r}, expected an object")
-    found = {}
-    for key, token in listed.items():
-        if not key.isdecimal() or len(key) > 9 or not isinstance(token, Mapping) or not _content(token):
-            raise LoadError(f"{file}: added_tokens_decoder holds {key!r}: {token!r}, expected an id and a token")
-        flags = {name: bool(token.get(name)) for name in ("single_word", "lstrip", "rstrip", "normalized", "special")}
-        found[int(key)] = AddedToken(_content(token), **flags)
-    return found
 
 
 def _surround(tokenizer: Tokenizer, file: Path, around: Mapping[str, str]) -> None:
@@ -135,10 +121,3 @@ def _surround(tokenizer: Tokenizer, file: Path, around: Mapping[str, str]) -> No
         single=[*before, "$A", *behind],
         special_tokens=[(token, tokenizer.token_to_id(token)) for token in {*before, *behind}],
     )
-
-
-def _content(token: Any) -> str:
-    """A special token as tokenizer_config.json writes it: its text, or an object that holds it."""
-    if isinstance(token, Mapping):
-        token = token.get("content")
-    return token if isinstance(token, str) else ""

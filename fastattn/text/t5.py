@@ -21,10 +21,12 @@ from fastattn.text.codec import (
     check_text,
     check_vocabulary,
     clean_up_spaces,
+    described_tokens,
     listed_tokens,
     read_settings,
+    special_content,
 )
-from fastattn.text.marian import open_pieces, special_content
+from fastattn.text.marian import open_pieces
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -196,18 +198,14 @@ class T5Codec:
 def _extra_ids(file: Path, settings: Mapping[str, Any], size: int, vocabulary: Any) -> dict[str, Added]:
     """The sentinels and what was added later: as the file lists them, else `extra_ids` of them and added_tokens.json; those the
     model has no embedding for are left out."""
-    listed = settings.get("added_tokens_decoder")
-    found: dict[str, Added] = {}
-    if isinstance(listed, Mapping) and listed:
-        for key, token in listed.items():
-            name = special_content(token, "")
-            if not key.isdecimal() or len(key) > 9 or not name or not isinstance(token, Mapping):
-                raise LoadError(f"{file}: added_tokens_decoder holds {key!r}: {token!r}, expected an id and a token")
-            if int(key) >= size:
-                flags = {flag: bool(token.get(flag)) for flag in ("special", "lstrip", "rstrip", "single_word")}
-                found[name] = Added(int(key), **flags)
-    else:
-        named = [special_content(token, "") for token in listed_tokens(file.parent, settings)]
+    listed = described_tokens(file.parent, settings)
+    found = {
+        name: Added(token.id, token.special, token.lstrip, token.rstrip, token.single_word)
+        for name, token in listed.items()
+        if token.id >= size
+    }
+    if not listed:
+        named = [special_content(token) for token in listed_tokens(file.parent, settings)]
         count = sum("<extra_id_" in name for name in named) or settings.get("extra_ids", EXTRA_IDS)
         if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= 1 << 20:
             raise LoadError(f"{file}: extra_ids is {count!r}, expected a number of tokens")
