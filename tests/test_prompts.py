@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fastattn.errors import InputError, LoadError
 from fastattn.text import PromptCodec, load_prompt_tokenizer
+from fastattn.text.huggingface import HuggingFaceCodec
 
 GOLDEN = Path(__file__).parent / "golden" / "text" / "prompts"
 EXPECTED: dict[str, Any] = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))
@@ -121,6 +124,35 @@ def test_bytes_that_are_no_character_are_shown_when_that_is_certain() -> None:
         for end in range(1, len(ids) + 1):
             stream = tokenizer.stream()
             assert "".join([stream.put(i) for i in ids[:end]] + [stream.end()]) == tokenizer.decode(ids[:end])
+
+
+@pytest.mark.parametrize("folder", EXPECTED)
+def test_a_long_stream_is_the_text_of_all_its_ids_but_does_not_decode_all_of_them_each_time(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = codec(folder)
+    assert isinstance(tokenizer, HuggingFaceCodec)
+    rng = np.random.default_rng(0)
+    texts = ["The children ", "日本 ☃ ", "x👨‍👩 é", "\n\n  ", " .", "played."]
+    drawn = [tokenizer.encode_prompt(texts[i]).ids for i in rng.integers(0, len(texts), 300)]
+    special = sorted(tokenizer.target.special) or [0]
+    drawn += [[int(rng.choice(special))] * 70, rng.integers(0, tokenizer.target.largest + 1, 400).tolist()]
+    ids = [i for k in rng.permutation(len(drawn)) for i in drawn[k]]
+    prompt = tokenizer.encode_prompt("The children were").ids
+    most, decode = [0], tokenizer.target.decode
+
+    def counted(ids: Sequence[int], skip_special: bool) -> str:
+        most[0] = max(most[0], len(ids))
+        return decode(ids, skip_special)
+
+    for stream, text in (
+        (tokenizer.stream(), tokenizer.decode(ids)),
+        (tokenizer.stream_continuation(prompt), tokenizer.decode_continuation(prompt, ids)),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(tokenizer.target, "decode", counted)
+            assert "".join([stream.put(i) for i in ids] + [stream.end()]) == text
+    assert len(ids) > 1000 and most[0] < 600
 
 
 def test_a_prompt_that_ends_in_many_bytes_is_read_from_their_beginning() -> None:

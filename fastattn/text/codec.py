@@ -13,6 +13,8 @@ from fastattn.errors import InputError, LoadError
 
 WORD_START = "▁"  # how sentencepiece writes the space before a word
 REPLACEMENT = "\ufffd"  # how a decoder shows the bytes of a character that is not complete yet
+STRETCH = 64  # ids that a stream decodes again with each new one, at least
+Decode = Callable[[list[int]], str]
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class TextStream:
 
     A piece is handed out only once no later id can change it: never half a character, no space that the end of the text
     would strip. lag: how many spaces back the decoder's clean-up of spaces can still reach. unsettled: how many ids at the
-    end may still be written otherwise, whatever the text looks like now.
+    end may still be written otherwise, whatever the text looks like now. behind: the decoder of what follows some ids; with
+    it a long text is decoded in stretches, so that an id does not cost more the later it comes.
 
         >>> stream = TextStream(lambda ids: bytes(ids).decode("utf-8", "replace"))
         >>> [stream.put(byte) for byte in "né".encode()] + [stream.end()]
@@ -74,23 +77,30 @@ class TextStream:
 
     def __init__(
         self,
-        decode: Callable[[list[int]], str],
+        decode: Decode,
         lag: int = 0,
         unsettled: Callable[[list[int]], int] = lambda ids: 0,
+        behind: Callable[[list[int]], Decode] | None = None,
     ) -> None:
-        self._decode, self._lag, self._unsettled = decode, lag, unsettled
+        self._decode, self._lag, self._unsettled, self._behind = decode, lag, unsettled, behind
         self._ids: list[int] = []
-        self._given = 0  # characters handed out
+        self._begin = 0  # of the stretch that is decoded
+        self._given = 0  # characters of it that were handed out
 
     def put(self, token_id: int) -> str:
         """Takes the next id; gives the text that is certain now and was not before, possibly none."""
         self._ids.append(int(token_id))
-        text = self._decode(self._ids[: len(self._ids) - self._unsettled(self._ids)])
-        return self._give(text, self._certain(text))
+        stretch = self._ids[self._begin :]
+        unsettled = self._unsettled(stretch)
+        text = self._decode(stretch[: len(stretch) - unsettled])
+        piece = self._give(text, self._certain(text))
+        if self._behind and len(stretch) >= STRETCH and not unsettled and self._given == len(text):
+            self._decode, self._begin, self._given = self._behind(self._ids), len(self._ids), 0
+        return piece
 
     def end(self) -> str:
         """What was held back; the stream is then complete."""
-        text = self._decode(self._ids)
+        text = self._decode(self._ids[self._begin :])
         return self._give(text, len(text))
 
     def _give(self, text: str, end: int) -> str:

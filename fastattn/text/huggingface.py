@@ -12,6 +12,7 @@ from fastattn.errors import InputError, LoadError
 from fastattn.text.codec import (
     REPLACEMENT,
     WORD_START,
+    Decode,
     Encoded,
     TextStream,
     check_length,
@@ -93,7 +94,7 @@ class HuggingFaceCodec:
 
     def stream(self) -> TextStream:
         """See `TextCodec.stream`."""
-        return TextStream(self.decode, 3 if self._clean_up else 0, self.target.unsettled)
+        return self._stream(self.decode, [])
 
     def encode_prompt(self, text: str, limit: int | None = None) -> Encoded:
         """See `PromptCodec.encode_prompt`."""
@@ -119,8 +120,18 @@ class HuggingFaceCodec:
 
     def stream_continuation(self, prompt: Sequence[int]) -> TextStream:
         """See `PromptCodec.stream_continuation`."""
+        return self._stream(self._behind(prompt), prompt)
+
+    def _stream(self, decode: Decode, prompt: Sequence[int]) -> TextStream:
+        """Where spaces are cleaned up, that may reach across any two ids, and the text is decoded as a whole."""
+        if self._clean_up:
+            return TextStream(decode, 3, self.target.unsettled)
+        return TextStream(decode, 0, self.target.unsettled, lambda ids: self._behind([*prompt, *ids]))
+
+    def _behind(self, prompt: Sequence[int]) -> Decode:
+        """The decoder of ids that continue `prompt`."""
         context = self._context(prompt)
-        return TextStream(lambda ids: self._continued(context, ids), 3 if self._clean_up else 0, self.target.unsettled)
+        return lambda ids: self._continued(context, ids)
 
     def _context(self, prompt: Sequence[int]) -> list[int]:
         """The end of a prompt, without special tokens."""
