@@ -150,6 +150,8 @@ def test_the_last_layer_of_a_decoder_computes_only_wanted_rows(name: str) -> Non
 
 
 def test_inspect_prints_what_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", "en-fr-transformer", "--graph", "--json"]) == 2
+    assert "--json: not allowed with argument --graph" in capsys.readouterr().err
     assert cli.main(["inspect", "en-fr-transformer", "--graph"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("graph encoder") and "\n\ngraph decoder" in text

@@ -18,8 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
     parser.add_argument("model", metavar="MODEL", help="a folder, a file, or the name of a bundled model")
     parser.add_argument("--compute-type", choices=COMPUTE_TYPES, help="load it so (default: float32)")
-    parser.add_argument("--json", action="store_true", help="the same as one JSON object")
-    parser.add_argument(
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--json", action="store_true", help="the same as one JSON object")
+    shown.add_argument(
         "--graph", action="store_true", help="instead: the ops that a step runs, after the fusion passes"
     )
 
