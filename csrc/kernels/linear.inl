@@ -18,32 +18,46 @@ INLINE void fetch(const Streams<P>& ahead, int64_t k) {
     for (int64_t i = 0; i < U * ahead.step; i += 64) __builtin_prefetch(ahead.from[p] + k * ahead.step + i);
 }
 
+// The panel's next chunk, and the lines of results.
+template <int R>
+struct AheadAndResults {
+  Ahead ahead;
+  ResultLines& results;
+};
+
+template <int U, int V, int R>
+INLINE void fetch(AheadAndResults<R> lines, int64_t k) {
+  fetch<U, V>(lines.ahead, k);
+  lines.results.template fetch<R>();
+}
+
 struct Float32Panel {
   static constexpr DType type = DType::float32;
   static constexpr int64_t kSteps = kLinearFloats;
-  // Each of the `tiles` tiles of a chunk fetches its share of the next one.
   template <int R>
   static __attribute__((noinline)) void tile(const char* x, const uint8_t* panel, int64_t k, int64_t n, float* sums,
-                                             int tile, int tiles) {
+                                             const Meanwhile& meanwhile) {
     constexpr int V = widest(R, kPanel);
+    const int tiles = meanwhile.tiles;
+    ResultLines results = meanwhile.results;
     const float* from = reinterpret_cast<const float*>(panel) + k * kPanel;
-    const float* next = from + kLinearFloats * kPanel + n * kPanel / tiles * tile;
-    const float* rows[R];
-    for (int r = 0; r < R; ++r) rows[r] = reinterpret_cast<const float*>(x) + r * kLinearFloats;
+    const float* next = from + kLinearFloats * kPanel + n * kPanel / tiles * meanwhile.tile;
     for (int c = 0; c < kPanel; c += V * kLanes) {
       const float* columns[V];
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) columns[v] = from + c + v * kLanes;
       Vf acc[R][V];
       set_zero(acc);
-      accumulate(acc, rows, columns, kPanel, n, Ahead{next + c, (kPanel + tiles - 1) / tiles});
+      const Ahead ahead = {next + c, (kPanel + tiles - 1) / tiles};
+      accumulate<kLinearFloats>(acc, reinterpret_cast<const float*>(x), columns, kPanel, n,
+                                AheadAndResults<R>{ahead, results});
       add_tile(acc, sums + c, kPanel);
     }
   }
   template <int P>
   static void row(const char* x, const uint8_t* panels, int64_t K, int64_t k, int64_t n, float* sums) {
     constexpr int V = kPanel / kLanes;
-    const float *rows[1] = {reinterpret_cast<const float*>(x)}, *columns[P * V];
+    const float* columns[P * V];
     Streams<P> ahead;
     ahead.step = kPanel * 4;
 #pragma GCC unroll 4
@@ -55,7 +69,7 @@ struct Float32Panel {
     }
     Vf acc[1][P * V];
     set_zero(acc);
-    accumulate(acc, rows, columns, kPanel, n, ahead);
+    accumulate<0>(acc, reinterpret_cast<const float*>(x), columns, kPanel, n, ahead);
     add_tile(acc, sums, kPanel);
   }
 };
@@ -75,17 +89,18 @@ struct HalfPanel {
   static constexpr int64_t kSteps = kLinearFloats;
   template <int R>
   static __attribute__((noinline)) void tile(const char* x, const uint8_t* panel, int64_t k, int64_t n, float* sums,
-                                             int, int) {
-    chain<R, 1>(x, panel, 0, k, n, sums);
+                                             const Meanwhile& meanwhile) {
+    chain<R, 1>(x, panel, 0, k, n, sums, meanwhile.results);
   }
   template <int P>
   static void row(const char* x, const uint8_t* panels, int64_t K, int64_t k, int64_t n, float* sums) {
-    chain<1, P>(x, panels, panel_bytes(type, K), k, n, sums);
+    chain<1, P>(x, panels, panel_bytes(type, K), k, n, sums, NoLines{});
   }
 
  private:
-  template <int R, int P>
-  static INLINE void chain(const char* rows, const uint8_t* panels, int64_t size, int64_t k, int64_t n, float* sums) {
+  template <int R, int P, class Lines>
+  static INLINE void chain(const char* rows, const uint8_t* panels, int64_t size, int64_t k, int64_t n, float* sums,
+                           Lines lines) {
     constexpr int64_t step = HalfSums<R, P>::kBytes;
     const float* x = reinterpret_cast<const float*>(rows);
     const uint8_t* from[P];
@@ -93,7 +108,10 @@ struct HalfPanel {
     for (int c = 0; c < kHalf; c += HalfSums<R, P>::V * kLanes) {
       HalfSums<R, P> chunk;
       set_zero(chunk.low), set_zero(chunk.high);
-      for (int64_t i = 0; i < n; ++i) chunk.template add<Step>(x + i, from, i * step, c);
+      for (int64_t i = 0; i < n; ++i) {
+        lines.template fetch<R>();
+        chunk.template add<Step>(x + i, from, i * step, c);
+      }
       chunk.add_to(sums, c);
     }
   }

@@ -22,11 +22,13 @@ struct Halves {
 };
 
 // The chains of a chunk in multiply-adds.
-template <int R, int P>
-INLINE void add_steps(HalfSums<R, P>& sums, const Halves<R>& x, const uint8_t* const (&panels)[P], int64_t n, int c) {
+template <int R, int P, class Lines>
+INLINE void add_steps(HalfSums<R, P>& sums, const Halves<R>& x, const uint8_t* const (&panels)[P], int64_t n, int c,
+                      Lines& lines) {
   constexpr int64_t step = HalfSums<R, P>::kBytes;
   int64_t i = 0;
   for (; i + 2 <= n; i += 2) {
+    lines.template fetch<R>();
     sums.template add<BFloat16Step>(&x.first[0][i / 2], panels, i * step, c);
     sums.template add<BFloat16Step>(&x.second[0][i / 2], panels, (i + 1) * step, c);
   }
@@ -34,12 +36,14 @@ INLINE void add_steps(HalfSums<R, P>& sums, const Halves<R>& x, const uint8_t* c
 }
 
 // The same in dot products of two steps.
-template <int R, int P>
-INLINE void add_pairs(HalfSums<R, P>& sums, const uint32_t* x, const uint8_t* const (&panels)[P], int64_t n, int c) {
+template <int R, int P, class Lines>
+INLINE void add_pairs(HalfSums<R, P>& sums, const uint32_t* x, const uint8_t* const (&panels)[P], int64_t n, int c,
+                      Lines& lines) {
   constexpr int V = HalfSums<R, P>::V;
   constexpr int64_t bytes = HalfSums<R, P>::kBytes;
   alignas(64) static const uint8_t nothing[bytes] = {};  // the step behind an odd last one
-  for (int64_t i = 0; i < n; i += 2)
+  for (int64_t i = 0; i < n; i += 2) {
+    lines.template fetch<R>();
 #pragma GCC unroll 16
     for (int j = 0; j < P * V; ++j) {
       const int64_t at = (c + j % V * kLanes) * 4;
@@ -56,20 +60,21 @@ INLINE void add_pairs(HalfSums<R, P>& sums, const uint32_t* x, const uint8_t* co
         sums.high[r][j] = dot_halves(sums.high[r][j], high_pairs, s);
       }
     }
+  }
 }
 
 // sums += R rows times n steps of P panels; R or P is 1.   sums: (R, kPanel) or (P, kPanel)
-template <int R, int P>
-INLINE void bfloat16_chain(const uint32_t* x, const uint8_t* const (&panels)[P], int64_t n, float* sums) {
+template <int R, int P, class Lines>
+INLINE void bfloat16_chain(const uint32_t* x, const uint8_t* const (&panels)[P], int64_t n, float* sums, Lines lines) {
   Halves<kDotHalves ? 1 : R> halves;
   if (!kDotHalves) halves.take(x, (n + 1) / 2);
   for (int c = 0; c < kHalf; c += HalfSums<R, P>::V * kLanes) {
     HalfSums<R, P> chunk;
     set_zero(chunk.low), set_zero(chunk.high);
     if constexpr (kDotHalves) {
-      add_pairs(chunk, x, panels, n, c);
+      add_pairs(chunk, x, panels, n, c, lines);
     } else {
-      add_steps(chunk, halves, panels, n, c);
+      add_steps(chunk, halves, panels, n, c, lines);
     }
     chunk.add_to(sums, c);
   }
@@ -80,20 +85,21 @@ struct Bfloat16Panel {
   static constexpr int64_t kSteps = 2 * kWords;
   template <int R>
   static __attribute__((noinline)) void tile(const char* x, const uint8_t* panel, int64_t k, int64_t n, float* sums,
-                                             int, int) {
-    chain<R, 1>(x, panel, 0, k, n, sums);
+                                             const Meanwhile& meanwhile) {
+    chain<R, 1>(x, panel, 0, k, n, sums, meanwhile.results);
   }
   template <int P>
   static void row(const char* x, const uint8_t* panels, int64_t K, int64_t k, int64_t n, float* sums) {
-    chain<1, P>(x, panels, panel_bytes(type, K), k, n, sums);
+    chain<1, P>(x, panels, panel_bytes(type, K), k, n, sums, NoLines{});
   }
 
  private:
-  template <int R, int P>
-  static INLINE void chain(const char* x, const uint8_t* panels, int64_t size, int64_t k, int64_t n, float* sums) {
+  template <int R, int P, class Lines>
+  static INLINE void chain(const char* x, const uint8_t* panels, int64_t size, int64_t k, int64_t n, float* sums,
+                           Lines lines) {
     const uint8_t* from[P];
     for (int p = 0; p < P; ++p) from[p] = panels + p * size + k * kPanel * 2;
-    bfloat16_chain<R, P>(reinterpret_cast<const uint32_t*>(x), from, n, sums);
+    bfloat16_chain<R, P>(reinterpret_cast<const uint32_t*>(x), from, n, sums, lines);
   }
 };
 

@@ -63,19 +63,24 @@ INLINE void int8_step(Vi (&acc)[R][V], const int8_t* q, const uint8_t* codes) {
 
 // sums += R rows times n quads of the panel.   sums: (R, kPanel)
 template <int R, auto dot>
-__attribute__((noinline)) void int8_tile(const int8_t* q, const uint8_t* codes, int64_t n, int32_t* sums) {
+__attribute__((noinline)) void int8_tile(const int8_t* q, const uint8_t* codes, int64_t n, int32_t* sums,
+                                         ResultLines lines) {
   constexpr int V = widest(R, kPanel);
   for (int c = 0; c < kPanel; c += V * kLanes) {
     Vi acc[R][V];
     load_sums(acc, sums + c);
-    for (int64_t quad = 0; quad < n; ++quad) int8_step<dot>(acc, q + quad * 4, codes + (quad * kPanel + c) * 4);
+    for (int64_t quad = 0; quad < n; ++quad) {
+      lines.template fetch<R>();
+      int8_step<dot>(acc, q + quad * 4, codes + (quad * kPanel + c) * 4);
+    }
     store_sums(acc, sums + c);
   }
 }
 
 // The same where dot_bytes is made of products of int16: the rows are widened once, not for every vector of weights.
 template <int R>
-__attribute__((noinline)) void int8_tile_widened(const int8_t* q, const uint8_t* codes, int64_t n, int32_t* sums) {
+__attribute__((noinline)) void int8_tile_widened(const int8_t* q, const uint8_t* codes, int64_t n, int32_t* sums,
+                                                 ResultLines lines) {
   constexpr int V = widest(R, kPanel);
   alignas(64) int32_t even[R][kChunkQuads], odd[R][kChunkQuads];
   for (int r = 0; r < R; ++r)
@@ -89,6 +94,7 @@ __attribute__((noinline)) void int8_tile_widened(const int8_t* q, const uint8_t*
     load_sums(acc, sums + c);
     for (int64_t quad = 0; quad < n; ++quad) {
       Vi w[V], x[V];
+      lines.template fetch<R>();
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) {
         const Vi line = load_int(codes + (quad * kPanel + c + v * kLanes) * 4);
@@ -160,13 +166,14 @@ __attribute__((noinline)) void int8_rests(const Rests* rests, int most, const ui
 
 // The same as int8_tile of codes that have been split.
 template <int R>
-void int8_tile_split(const int8_t* q, const Rests* rests, const uint8_t* codes, int64_t n, int32_t* sums) {
+void int8_tile_split(const int8_t* q, const Rests* rests, const uint8_t* codes, int64_t n, int32_t* sums,
+                     ResultLines lines) {
   int most = 0, whole = 0;
   for (int r = 0; r < R; ++r) most = rests[r].count > most ? rests[r].count : most, whole |= rests[r].whole;
   if (whole) {
-    int8_tile_widened<R>(q, codes, n, sums);
+    int8_tile_widened<R>(q, codes, n, sums, lines);
   } else {
-    int8_tile<R, dot_bounded>(q, codes, n, sums);
+    int8_tile<R, dot_bounded>(q, codes, n, sums, lines);
   }
   if (most) int8_rests<R>(rests, most, codes, sums);
 }
@@ -220,9 +227,9 @@ constexpr int kInt4Sums = kLanes > 4 ? 4 : 2;
 constexpr int kInt4Rows = kAccumulators / kInt4Sums < kTileRows ? kAccumulators / kInt4Sums : kTileRows;
 
 // The columns c.. and 16 + c.. of n groups: sums += scale * dot.   group_sums: of R rows, `ld` apart
-template <int R, int V>
+template <int R, int V, class Lines>
 INLINE void int4_columns(const int8_t* q, const uint8_t* group, int64_t n, const int32_t* group_sums, int64_t ld, int c,
-                         float* sums) {
+                         float* sums, Lines& lines) {
   Vf total_low[R][V], total_high[R][V];
   load_tile(total_low, sums + c, kPanel);
   load_tile(total_high, sums + kPanel / 2 + c, kPanel);
@@ -240,7 +247,10 @@ INLINE void int4_columns(const int8_t* q, const uint8_t* group, int64_t n, const
       for (int i = 0; i < kGroup / 4; ++i) int4_step(low, high, q + i * 4, codes + i * 64);
     } else {
 #pragma GCC unroll 1  // else the codes of all quads would be unpacked first, into memory
-      for (int i = 0; i < kGroup / 4; ++i) int4_step(low, high, q + i * 4, codes + i * 64);
+      for (int i = 0; i < kGroup / 4; ++i) {
+        lines.template fetch<R>();
+        int4_step(low, high, q + i * 4, codes + i * 64);
+      }
     }
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
@@ -259,16 +269,16 @@ INLINE void int4_columns(const int8_t* q, const uint8_t* group, int64_t n, const
 }
 
 // sums += R rows times n groups of the panel, at most kInt4Rows at once.
-template <int R>
+template <int R, class Lines>
 __attribute__((noinline)) void int4_tile(const int8_t* q, const uint8_t* group, int64_t n, const int32_t* group_sums,
-                                         int64_t ld, float* sums) {
+                                         int64_t ld, float* sums, Lines lines) {
   if constexpr (R > kInt4Rows) {
     constexpr int half = R / 2;
-    int4_tile<half>(q, group, n, group_sums, ld, sums);
-    int4_tile<R - half>(q + half * kLinearChunk, group, n, group_sums + half * ld, ld, sums + half * kPanel);
+    int4_tile<half>(q, group, n, group_sums, ld, sums, lines);
+    int4_tile<R - half>(q + half * kLinearChunk, group, n, group_sums + half * ld, ld, sums + half * kPanel, lines);
   } else {
     constexpr int V = widest(kInt4Sums * R, kPanel / 2);
-    for (int c = 0; c < kPanel / 2; c += V * kLanes) int4_columns<R, V>(q, group, n, group_sums, ld, c, sums);
+    for (int c = 0; c < kPanel / 2; c += V * kLanes) int4_columns<R, V>(q, group, n, group_sums, ld, c, sums, lines);
   }
 }
 
@@ -287,15 +297,15 @@ struct Int8Panel {
   }
   template <int R>
   static void tile(const int8_t* q, const uint8_t* panel, int64_t K, int64_t k, const Heads& heads, int64_t first,
-                   int32_t* sums) {
+                   int32_t* sums, ResultLines lines) {
     const uint8_t* codes = panel + k * kPanel;
     const int64_t n = minimum(kChunkQuads, quads(K - k));
     if constexpr (kDotBytes) {
-      int8_tile<R, dot_bytes>(q, codes, n, sums);
+      int8_tile<R, dot_bytes>(q, codes, n, sums, lines);
     } else if constexpr (kDotBounded) {
-      int8_tile_split<R>(q, heads.rests(k, first), codes, n, sums);
+      int8_tile_split<R>(q, heads.rests(k, first), codes, n, sums, lines);
     } else {
-      int8_tile_widened<R>(q, codes, n, sums);
+      int8_tile_widened<R>(q, codes, n, sums, lines);
     }
   }
   static void end(const Heads& heads, int64_t first, int rows, const uint8_t* panel, int64_t K, const int32_t* sums,
@@ -316,13 +326,13 @@ struct Int4Panel {
     for (int i = 0; i < rows * kPanel; i += kLanes) store(sums + i, set1(0.0f));
   }
   static void row(const int8_t* q, const uint8_t* panel, int64_t K, const Heads& heads, float* sums) {
-    int4_tile<1>(q, panel, groups(K), heads.group_sums(0), 0, sums);
+    int4_tile<1>(q, panel, groups(K), heads.group_sums(0), 0, sums, NoLines{});
   }
   template <int R>
   static void tile(const int8_t* q, const uint8_t* panel, int64_t K, int64_t k, const Heads& heads, int64_t first,
-                   float* sums) {
+                   float* sums, ResultLines lines) {
     int4_tile<R>(q, panel + k / kGroup * kGroupBytes, minimum(kChunkGroups, groups(K - k)),
-                 heads.group_sums(first) + k / kGroup, heads.stride / 4, sums);
+                 heads.group_sums(first) + k / kGroup, heads.stride / 4, sums, lines);
   }
   static void end(const Heads& heads, int64_t first, int rows, const uint8_t*, int64_t, const float* sums, float* out) {
     for (int r = 0; r < rows; ++r)
@@ -333,46 +343,55 @@ struct Int4Panel {
 
 template <class Panel, int R>
 INLINE void quantized_tile_of(int rows, const int8_t* q, const uint8_t* panel, int64_t K, int64_t k, const Heads& heads,
-                              int64_t first, typename Panel::Sum* sums) {
+                              int64_t first, typename Panel::Sum* sums, ResultLines lines) {
   if constexpr (R > 1) {
-    if (rows < R) return quantized_tile_of<Panel, R - 1>(rows, q, panel, K, k, heads, first, sums);
+    if (rows < R) return quantized_tile_of<Panel, R - 1>(rows, q, panel, K, k, heads, first, sums, lines);
   }
-  Panel::template tile<R>(q, panel, K, k, heads, first, sums);
+  Panel::template tile<R>(q, panel, K, k, heads, first, sums, lines);
 }
 
-// The products of up to kMostRows rows with one panel.
+// Sums to results, of rows that are at most a tile.
 template <class Panel>
-void quantized_group(const PanelArgs& a, int64_t first, int rows, int64_t column, const uint8_t* panel, float* out) {
+void finish_quantized(const PanelArgs& a, const Heads& heads, int64_t first, int rows, int64_t column,
+                      const uint8_t* panel, const typename Panel::Sum* sums) {
+  alignas(64) float out[kTileRows * kPanel];
+  Panel::end(heads, first, rows, panel, a.K, sums, out);
+  for (int i = 0; i < rows; ++i) finish_linear_row(out + i * kPanel, a, first + i, column);
+}
+
+// Results of up to kMostRows rows and a panel.
+template <class Panel>
+void quantized_group(const PanelArgs& a, int64_t first, int rows, int64_t column, const uint8_t* panel) {
   alignas(64) typename Panel::Sum sums[kMostRows * kPanel];
   const Heads heads = {a.heads, a.ld_heads, a.rests, a.rows};
   const int8_t* x = static_cast<const int8_t*>(a.x);
   Panel::begin(heads, first, rows, sums);
-  const int tiles = (rows + kTileRows - 1) / kTileRows;
   if (a.rows == 1) {
     Panel::row(x, panel, a.K, heads, sums);
-  } else {
-    for (int64_t k = 0; k < a.K; k += kLinearChunk)
-      for (int t = 0; t < tiles; ++t) {
-        const int begin = rows * t / tiles, end = rows * (t + 1) / tiles;
-        if (k + kLinearChunk >= a.K) fetch_results(a, first + begin, first + end, column);
+    return finish_quantized<Panel>(a, heads, first, 1, column, panel, sums);
+  }
+  const int tiles = (rows + kTileRows - 1) / kTileRows;
+  for (int64_t k = 0; k == 0 || k < a.K; k += kLinearChunk)  // once also where K is 0, which has no chunk
+    for (int t = 0; t < tiles; ++t) {
+      const int begin = rows * t / tiles, end = rows * (t + 1) / tiles;
+      const bool ends = k + kLinearChunk >= a.K;
+      const ResultLines lines(a, first + begin, first + (ends ? end : begin), column);
+      if (a.K > 0)
         quantized_tile_of<Panel, kTileRows>(end - begin,
                                             x + k / kLinearChunk * a.ld_chunk + (first + begin) * kLinearChunk, panel,
-                                            a.K, k, heads, first + begin, sums + begin * kPanel);
-      }
-  }
-  Panel::end(heads, first, rows, panel, a.K, sums, out);
+                                            a.K, k, heads, first + begin, sums + begin * kPanel, lines);
+      if (ends) finish_quantized<Panel>(a, heads, first + begin, end - begin, column, panel, sums + begin * kPanel);
+    }
 }
 
 template <class Panel>
 void quantized_rows(const PanelArgs& a) {
-  alignas(64) float out[kMostRows * kPanel];
   const int64_t size = panel_bytes(Panel::type, a.K), count = (a.rows + kMostRows - 1) / kMostRows;
   for (int64_t column = 0; column < a.cols; column += kPanel)
     for (int64_t g = 0; g < count; ++g) {
       const int64_t begin = a.rows * g / count, end = a.rows * (g + 1) / count;
       quantized_group<Panel>(a, begin, static_cast<int>(end - begin), column,
-                             static_cast<const uint8_t*>(a.panels) + column / kPanel * size, out);
-      for (int64_t i = begin; i < end; ++i) finish_linear_row(out + (i - begin) * kPanel, a, i, column);
+                             static_cast<const uint8_t*>(a.panels) + column / kPanel * size);
     }
 }
 

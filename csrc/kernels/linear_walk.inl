@@ -8,7 +8,8 @@
 //
 // A Panel says how a type does it:
 //   type, kSteps    how it is packed, and k of a chunk
-//   tile<R>         sums (R, kPanel) += R rows of x, kLinearChunk bytes apart, times steps [k, k + n) of the panel
+//   tile<R>         sums (R, kPanel) += R rows of x, kLinearChunk bytes apart, times steps [k, k + n) of the panel; in
+//                   each step something is fetched of what `meanwhile` holds
 //   row<P>          sums (P, kPanel) += one row, from step k on, times steps [k, k + n) of P panels of K steps
 
 constexpr int kGroupTiles = 8;                       // row tiles that pass over a chunk of the panel in turn
@@ -33,16 +34,63 @@ void finish_linear_row(const float* sums, const PanelArgs& a, int64_t i, int64_t
   }
 }
 
-// The results of some rows and a panel are about to be written: fetches their lines, for stores that miss would wait.
-INLINE void fetch_results(const PanelArgs& a, int64_t begin, int64_t end, int64_t column) {
-  const int64_t cols = minimum(kPanel, a.cols - column);
-  for (int64_t i = begin; i < end; ++i) {
-    const float* y = a.y + i * a.ldy + column;
-    __builtin_prefetch(y, 1);
-    __builtin_prefetch(y + cols / 2, 1);
-    __builtin_prefetch(y + cols - 1, 1);
+// The lines that results of some rows and a panel are written to, and those of what is added to them: stores and loads
+// that miss would wait. They come one by one during the product, as all at once would hold up its own loads; what it
+// has no steps for is left. Few rows find them in the second-level cache, and save the trouble.
+class ResultLines {
+ public:
+  ResultLines(const PanelArgs& a, int64_t begin, int64_t end, int64_t column) : rows_(end - begin) {
+    const Epilogue& e = a.epilogue;
+    const int64_t cols = minimum(kPanel, a.cols - column);
+    if (a.rows * a.ldy < kFewResults) return;
+    if (e.residual && e.residual != a.y)
+      later_ = Array(e.residual + begin * e.ld_residual + column, e.ld_residual, cols);
+    now_ = Array(a.y + begin * a.ldy + column, a.ldy, cols);
+    at_ = now_.line, left_ = rows_;
   }
-}
+  // The next line, in a step of a tile of R rows; steps of few rows are over too soon.
+  template <int R>
+  INLINE void fetch() {
+    if (R <= 4 || left_ == 0) return;
+    __builtin_prefetch(at_);
+    at_ += now_.step;
+    if (--left_ == 0) next_line();
+  }
+
+ private:
+  static constexpr int64_t kFewResults = 32 * 1024;
+  // Some lines of each row, `step` bytes apart; the first of them in the first row.
+  struct Array {
+    Array() = default;
+    Array(const float* row, int64_t ld, int64_t cols) : line(reinterpret_cast<const char*>(row)), step(ld * 4) {
+      const int64_t shift = static_cast<int64_t>(reinterpret_cast<uintptr_t>(row) % 64);
+      line -= shift, lines = (shift + cols * 4 + 63) / 64;
+    }
+    const char* line;
+    int64_t step, lines = 0;
+  };
+  INLINE void next_line() {
+    now_.line += 64;
+    if (--now_.lines == 0) now_ = later_, later_.lines = 0;
+    if (now_.lines) at_ = now_.line, left_ = rows_;
+  }
+
+  Array now_, later_;
+  const char* at_;
+  int64_t rows_, left_ = 0;
+};
+
+struct NoLines {
+  template <int R>
+  INLINE void fetch() {}
+};
+
+// What a tile fetches while it computes: its share, `tile` of `tiles`, of the panel's next chunk, and the lines of its
+// results where the product ends with this chunk.
+struct Meanwhile {
+  int tile, tiles;
+  ResultLines results;
+};
 
 constexpr int64_t kStreamAhead = 4096;
 
@@ -103,28 +151,31 @@ struct HalfSums {
 
 // Runs Panel::tile for exactly `rows` rows, 1 <= rows <= R.
 template <class Panel, int R>
-INLINE void linear_tile_of(int rows, const char* x, const uint8_t* panel, int64_t k, int64_t n, float* sums, int tile,
-                           int tiles) {
+INLINE void linear_tile_of(int rows, const char* x, const uint8_t* panel, int64_t k, int64_t n, float* sums,
+                           const Meanwhile& meanwhile) {
   if constexpr (R > 1) {
-    if (rows < R) return linear_tile_of<Panel, R - 1>(rows, x, panel, k, n, sums, tile, tiles);
+    if (rows < R) return linear_tile_of<Panel, R - 1>(rows, x, panel, k, n, sums, meanwhile);
   }
-  Panel::template tile<R>(x, panel, k, n, sums, tile, tiles);
+  Panel::template tile<R>(x, panel, k, n, sums, meanwhile);
 }
 
-// The sums of up to kMostRows rows, in equal tiles: 13 rows are 7 + 6, for a tile of one row would cost as much as one
-// of six.
+// Results of up to kMostRows rows and a panel, in equal tiles: 13 rows are 7 + 6, for a tile of one row would cost as
+// much as one of six.
 template <class Panel>
-void linear_group(const PanelArgs& a, int64_t first, int rows, int64_t column, const uint8_t* panel, float* sums) {
+void linear_group(const PanelArgs& a, int64_t first, int rows, int64_t column, const uint8_t* panel) {
+  alignas(64) float sums[kMostRows * kPanel];
   const int tiles = (rows + kTileRows - 1) / kTileRows;
   for (int i = 0; i < rows * kPanel; i += kLanes) store(sums + i, set1(0.0f));
-  for (int64_t k = 0; k < a.K; k += Panel::kSteps) {
+  for (int64_t k = 0; k == 0 || k < a.K; k += Panel::kSteps) {  // once also where K is 0
     const int64_t steps = minimum(Panel::kSteps, a.K - k);
     const char* x = static_cast<const char*>(a.x) + k / Panel::kSteps * a.ld_chunk;
+    const bool ends = k + steps == a.K;
     for (int t = 0; t < tiles; ++t) {
       const int begin = rows * t / tiles, end = rows * (t + 1) / tiles;
-      if (k + Panel::kSteps >= a.K) fetch_results(a, first + begin, first + end, column);
+      const Meanwhile meanwhile = {t, tiles, ResultLines(a, first + begin, first + (ends ? end : begin), column)};
       linear_tile_of<Panel, kTileRows>(end - begin, x + (first + begin) * kLinearChunk, panel, k, steps,
-                                       sums + begin * kPanel, t, tiles);
+                                       sums + begin * kPanel, meanwhile);
+      for (int i = begin; ends && i < end; ++i) finish_linear_row(sums + i * kPanel, a, first + i, column);
     }
   }
 }
@@ -150,13 +201,11 @@ void linear_rows(const PanelArgs& a) {
     row_panels<Panel, 1>(a, row_panels<Panel, kRowPanels>(a, 0));
     return;
   }
-  alignas(64) float sums[kMostRows * kPanel];
   const int64_t size = panel_bytes(Panel::type, a.K), count = (a.rows + kMostRows - 1) / kMostRows;
   for (int64_t column = 0; column < a.cols; column += kPanel)
     for (int64_t g = 0; g < count; ++g) {
       const int64_t begin = a.rows * g / count, end = a.rows * (g + 1) / count;
       linear_group<Panel>(a, begin, static_cast<int>(end - begin), column,
-                          static_cast<const uint8_t*>(a.panels) + column / kPanel * size, sums);
-      for (int64_t i = begin; i < end; ++i) finish_linear_row(sums + (i - begin) * kPanel, a, i, column);
+                          static_cast<const uint8_t*>(a.panels) + column / kPanel * size);
     }
 }

@@ -49,9 +49,9 @@ INLINE void weighted_columns(const float* w, const float* values, int64_t ldv, i
   for (int64_t j = 0; j < S; j += kLinearFloats) {
     Vf acc[1][V];
     set_zero(acc);
-    const float *const rows[1] = {w + j}, *columns[V];
+    const float* columns[V];
     for (int v = 0; v < V; ++v) columns[v] = values + j * ldv + v * kLanes;
-    accumulate(acc, rows, columns, ldv, minimum(kLinearFloats, S - j));
+    accumulate<0>(acc, w + j, columns, ldv, minimum(kLinearFloats, S - j));
     for (int v = 0; v < V; ++v) total[0][v] = total[0][v] + acc[0][v];
   }
   store_tile(total, out, 0);

@@ -17,9 +17,8 @@ template <int U, int V>
 INLINE void fetch(NoAhead, int64_t) {}
 
 // U steps of the product below.
-template <int U, int R, int V>
-INLINE void accumulate_steps(Vf (&acc)[R][V], const float* const (&a)[R], const float* const (&b)[V], int64_t step,
-                             int64_t k) {
+template <int LR, int U, int R, int V>
+INLINE void accumulate_steps(Vf (&acc)[R][V], const float* a, const float* const (&b)[V], int64_t step, int64_t k) {
   Vf row[U][V];
 #pragma GCC unroll 16
   for (int u = 0; u < U; ++u)
@@ -29,25 +28,25 @@ INLINE void accumulate_steps(Vf (&acc)[R][V], const float* const (&a)[R], const 
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
     for (int u = 0; u < U; ++u) {
-      const Vf s = set1(a[r][k + u]);
+      const Vf s = set1(a[r * LR + k + u]);
 #pragma GCC unroll 16
       for (int v = 0; v < V; ++v) acc[r][v] = fma(s, row[u][v], acc[r][v]);
     }
 }
 
-// acc[r][v] += sum over 0 <= k < n of a[r][k] * B[k][v], in the order of k, each output one chain of fma.
+// acc[r][v] += sum over 0 <= k < n of a[r * LR + k] * B[k][v], in the order of k, each output one chain of fma.
 // B[k][v] is the vector at b[v] + k * step. The accumulators and operands stay in registers; two steps at a time where
-// these suffice, so that row pointers beyond the general registers are fetched half as often.
-template <int R, int V, class Fetch = NoAhead>
-INLINE void accumulate(Vf (&acc)[R][V], const float* const (&a)[R], const float* const (&b)[V], int64_t step, int64_t n,
+// these suffice.
+template <int LR, int R, int V, class Fetch = NoAhead>
+INLINE void accumulate(Vf (&acc)[R][V], const float* a, const float* const (&b)[V], int64_t step, int64_t n,
                        Fetch ahead = {}) {
   constexpr int U = R * V + 2 * V + 1 < kRegisters ? 2 : 1;
   int64_t k = 0;
   for (; k + U <= n; k += U) {
     fetch<U, V>(ahead, k);
-    accumulate_steps<U>(acc, a, b, step, k);
+    accumulate_steps<LR, U>(acc, a, b, step, k);
   }
-  if (U > 1 && k < n) accumulate_steps<1>(acc, a, b, step, k);
+  if (U > 1 && k < n) accumulate_steps<LR, 1>(acc, a, b, step, k);
 }
 
 template <int R, int V>
