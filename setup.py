@@ -51,14 +51,7 @@ engine = Pybind11Extension("fastattn._native", sources(), include_dirs=["csrc"],
 engine.extra_compile_args = FLAGS
 engine.extra_link_args = LINK
 
-cython = [
-    Extension(
-        ".".join(path.relative_to(ROOT).with_suffix("").parts),
-        [str(path.relative_to(ROOT))],
-        extra_compile_args=["-O3"],
-    )
-    for path in sorted((ROOT / "fastattn").rglob("*.pyx"))
-]
+beam = Extension("fastattn.decoding._beam", ["fastattn/decoding/_beam.pyx"], extra_compile_args=["-O3"])
 
 ParallelCompile("FASTATTN_BUILD_JOBS", default=os.cpu_count() or 2).install()
-setup(ext_modules=[engine, *cythonize(cython, language_level=3)])
+setup(ext_modules=[engine, *cythonize([beam], language_level=3)])

@@ -310,7 +310,7 @@ class Model:
 
     @overload
     def generate(
-        self, inputs: str, *, return_attention: bool = ..., batch_size: int = ..., **options: Any
+        self, inputs: Input, *, return_attention: bool = ..., batch_size: int = ..., **options: Any
     ) -> Generation: ...
 
     @overload

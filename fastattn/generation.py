@@ -23,7 +23,7 @@ class Candidate:
     token_ids: list[int]
     score: float
     finish_reason: str
-    attention: AttentionMap | None = None
+    attention: AttentionMap | None = field(default=None, compare=False)
     token_scores: list[float] = field(default_factory=list, repr=False)
 
 
@@ -39,7 +39,7 @@ class Generation(Candidate):
     source_tokens: list[str] = field(default_factory=list, repr=False)
 
 
-@dataclass
+@dataclass(eq=False)
 class Step:
     """How one target token came about, in the five steps of attention.
 

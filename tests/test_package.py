@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 from importlib import metadata
 from pathlib import Path
 
@@ -26,6 +28,35 @@ def test_one_version() -> None:
     declared = re.search(r'^version = "(.+)"$', text("pyproject.toml"), re.M)
     assert declared and fastattn.__version__ == declared[1] == metadata.version("fastattn")
     assert f"## [{fastattn.__version__}]" in text("CHANGELOG.md")
+
+
+def test_a_source_distribution_holds_what_the_build_needs(tmp_path: Path) -> None:
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "CHANGELOG.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    for name in ("csrc", "fastattn"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.so", "_beam.c", "__pycache__"))
+    made = subprocess.run(
+        [sys.executable, "setup.py", "-q", "sdist"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    with tarfile.open(next((tmp_path / "dist").glob("*.tar.gz"))) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    needed = [
+        *tmp_path.glob("csrc/**/*.*"),
+        *tmp_path.glob("fastattn/**/*.py*"),
+        *tmp_path.glob("fastattn/bundled/**/*.*"),
+    ]
+    assert {file.relative_to(tmp_path).as_posix() for file in needed} <= held
+    assert not [name for name in held if name.startswith("tests")]
+
+
+def test_sources_that_were_not_built_say_so(tmp_path: Path) -> None:
+    shutil.copytree(PACKAGE, tmp_path / "fastattn", ignore=shutil.ignore_patterns("*.so", "bundled"))
+    (tmp_path / "fastattn" / "_native").mkdir(exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "import fastattn"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert f"ImportError: fastattn: {tmp_path / 'fastattn'} holds the sources without the engine" in done.stderr
 
 
 @pytest.mark.parametrize("name", sorted(fastattn.__all__))

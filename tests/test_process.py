@@ -17,8 +17,24 @@ from fastattn.runtime import NativeSession
 
 
 def run(script: str) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "-c", textwrap.dedent(script)]
+    # Python 3.12 and later warn of any fork() in a process with threads
+    program = [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", textwrap.dedent(script)]
     return subprocess.run(program, capture_output=True, text=True, timeout=100, check=False)
+
+
+def test_a_subinterpreter_is_refused_or_works_but_never_waits_for_ever() -> None:
+    done = run("""
+        import sys
+        if sys.version_info < (3, 12):
+            import _xxsubinterpreters as interpreters
+            try:
+                interpreters.run_string(interpreters.create(isolated=False), "import fastattn")
+            except interpreters.RunFailedError as error:
+                print("in the main interpreter only" in str(error))
+        else:
+            print(True)
+    """)
+    assert done.stdout == "True\n", done.stderr
 
 
 @pytest.mark.parametrize("threads", [1, 2])

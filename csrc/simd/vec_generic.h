@@ -75,13 +75,21 @@ INLINE Vf scale_by_power(Vf x, Vf n) {  // adding 1.5 * 2^23 leaves the integer 
   const Vu exponent = reinterpret_cast<Vu>(n + 12582912.0f) << 23;  // NaN may wrap around
   return select(is_nan(x), x, reinterpret_cast<Vf>(reinterpret_cast<Vu>(x) + exponent));
 }
+template <int i, int j, int k, int l>
+INLINE Vf shuffle(Vf a, Vf b) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, i, j, k, l);
+#else
+  return __builtin_shuffle(a, b, Vi{i, j, k, l});
+#endif
+}
 INLINE void transpose(Vf (&x)[4]) {
-  const Vf a = __builtin_shufflevector(x[0], x[1], 0, 4, 1, 5), b = __builtin_shufflevector(x[2], x[3], 0, 4, 1, 5);
-  const Vf c = __builtin_shufflevector(x[0], x[1], 2, 6, 3, 7), d = __builtin_shufflevector(x[2], x[3], 2, 6, 3, 7);
-  x[0] = __builtin_shufflevector(a, b, 0, 1, 4, 5);
-  x[1] = __builtin_shufflevector(a, b, 2, 3, 6, 7);
-  x[2] = __builtin_shufflevector(c, d, 0, 1, 4, 5);
-  x[3] = __builtin_shufflevector(c, d, 2, 3, 6, 7);
+  const Vf a = shuffle<0, 4, 1, 5>(x[0], x[1]), b = shuffle<0, 4, 1, 5>(x[2], x[3]);
+  const Vf c = shuffle<2, 6, 3, 7>(x[0], x[1]), d = shuffle<2, 6, 3, 7>(x[2], x[3]);
+  x[0] = shuffle<0, 1, 4, 5>(a, b);
+  x[1] = shuffle<2, 3, 6, 7>(a, b);
+  x[2] = shuffle<0, 1, 4, 5>(c, d);
+  x[3] = shuffle<2, 3, 6, 7>(c, d);
 }
 
 INLINE Vi load_int(const void* p) {

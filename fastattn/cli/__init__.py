@@ -90,7 +90,7 @@ def _parser() -> Parser:
 
 
 class Version(argparse.Action):
-    """`--version`, which imports the library only when asked for."""
+    """`--version`, with the instruction set in use."""
 
     def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> None:
         """Prints and ends, as argparse's own version action does."""

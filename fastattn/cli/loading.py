@@ -23,7 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options that say how a model runs."""
     parser.add_argument("--compute-type", choices=COMPUTE_TYPES, help="how matrices are kept (default: float32)")
     parser.add_argument("--cache-type", choices=CACHE_TYPES, help="how keys and values are kept (default: float32)")
-    parser.add_argument("--threads", type=at_least(1), metavar="N", help="threads to use (default: the CPUs available)")
+    parser.add_argument(
+        "--threads",
+        type=at_least(1),
+        metavar="N",
+        help="threads (default: the CPUs available, or OMP_NUM_THREADS)",
+    )
     parser.add_argument("--backend", choices=["native", "reference"], default="native", help="reference: plain NumPy")
 
 

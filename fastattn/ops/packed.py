@@ -49,8 +49,8 @@ DTYPES = ("float32", "bfloat16", "int8", "int4")
 def pack(weight: ArrayLike, dtype: str = "float32") -> PackedWeight:
     """A weight packed once, for ops that multiply with it many times.
 
-    An op that is given an array packs it at every call, which for a few rows costs more than the product; given a packed
-    weight it does not, and the result is the same, bit by bit, if the type is float32. Taken by `linear`, `attentional_state`,
+    An op that is given an array multiplies up to eight rows by it as it lies, and packs it at every call for more: both take
+    longer. The result is the same, bit by bit, if the type is float32. Taken by `linear`, `attentional_state`,
     `additive_attention` (W_q, W_k), `multi_head_attention`, `gru_cell`, `lstm_cell`, `gru`, `lstm` and `embedding`.
 
     Args:
