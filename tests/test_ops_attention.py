@@ -143,8 +143,11 @@ def test_a_query_that_sees_nothing_gives_zeros(T: int) -> None:
 @pytest.mark.usefixtures("each_isa")
 @pytest.mark.parametrize("T", [3, 60])
 @pytest.mark.parametrize("garbage", [np.nan, np.inf, -np.inf, 1e38])
-def test_what_is_not_seen_may_hold_anything(T: int, garbage: float) -> None:
-    q, k, v = inputs(1, 2, 1, T, 200, 8, 8)
+@pytest.mark.parametrize(
+    "width", [8, 33, 48]
+)  # of values: parts of vectors, too, are looked through for what is not finite
+def test_what_is_not_seen_may_hold_anything(T: int, garbage: float, width: int) -> None:
+    q, k, v = inputs(1, 2, 1, T, 200, 8, width)
     hidden = {
         "kv_lengths": (slice(77, None), {"kv_lengths": [77]}),
         "mask": (slice(20, 180), {"attn_mask": np.r_[[True] * 20, [False] * 160, [True] * 20]}),
@@ -155,6 +158,8 @@ def test_what_is_not_seen_may_hold_anything(T: int, garbage: float) -> None:
         clean = attention(q, k, v, **options)
         dirty_k, dirty_v = k.copy(), v.copy()
         dirty_k[:, :, keys] = garbage
+        dirty_v[:, :, keys, -1] = garbage
+        assert same_bits(clean, attention(q, dirty_k, dirty_v, **options))
         dirty_v[:, :, keys] = garbage
         assert same_bits(clean, attention(q, dirty_k, dirty_v, **options))
 
@@ -200,8 +205,9 @@ def test_empty_dimensions(empty: int) -> None:
 @pytest.mark.usefixtures("each_isa")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("T", [2, 60, 260])  # of 256 rows and more values are copied
-def test_strides_do_not_change_a_bit(layout: str, T: int) -> None:
-    q, k, v = inputs(2, 4, 2, T, 37, 12, 20)
+@pytest.mark.parametrize("keys", [37, 300])  # one block of keys, and two
+def test_strides_do_not_change_a_bit(layout: str, T: int, keys: int) -> None:
+    q, k, v = inputs(2, 4, 2, T, keys, 12, 20)
     expected = attention(q, k, v, is_causal=True)
     odd = LAYOUTS[layout]
     assert same_bits(expected, attention(odd(q), odd(k), odd(v), is_causal=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 
@@ -72,6 +73,16 @@ def grid() -> np.ndarray:
     ]
     x = np.concatenate([np.linspace(-12, 12, 24001), magnitudes, -magnitudes, edges, np.negative(edges)])
     return x.astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (70, 130), (4, 5, 6), (64, 17, 33), (1, 4, 5), (5000, 3)])
+def test_activations_of_arrays_in_any_order_are_those_of_a_copy(shape: tuple[int, ...]) -> None:
+    whole = normal(*shape)
+    for order in itertools.permutations(range(len(shape))):
+        x = whole.transpose(order)
+        for view in (x, x[..., ::2], x[::-1], np.broadcast_to(x[:1], x.shape)):
+            assert same_bits(ops.tanh(view), ops.tanh(view.copy()))
+        assert 1 in shape or ops.tanh(x).strides == np.tanh(x).strides
 
 
 @pytest.mark.parametrize("name", ULP)

@@ -80,7 +80,8 @@ bool finite_values(const AttentionArgs& args, const BlockTile& tile, int from, i
       a = fma(load(v + c), zero, a);
       b = fma(load(v + c + kLanes), zero, b);
     }
-    for (; c < args.Dv; ++c) a = fma(set1(as_number(v[c])), zero, a);
+    for (; c + kLanes <= args.Dv; c += kLanes) a = fma(load(v + c), zero, a);
+    if (c < args.Dv) b = fma(load_first(v + c, static_cast<int>(args.Dv - c)), zero, b);
   }
   return !bits(is_nan(a + b));
 }

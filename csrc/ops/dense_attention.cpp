@@ -79,6 +79,10 @@ void copy_mask_row(const Mask& mask, int64_t offset, Span span, float* to) {
   const int64_t step = mask.stride[3];
   if (mask.kind == Mask::Kind::boolean) {
     const auto* from = static_cast<const uint8_t*>(mask.data) + offset;
+    if (step == 1) {  // which the compiler makes vectors of
+      for (int64_t j = span.lo; j < span.hi; ++j) to[j] = from[j] ? 0.0f : -__builtin_inff();
+      return;
+    }
     for (int64_t j = span.lo; j < span.hi; ++j) to[j] = from[j * step] ? 0.0f : -__builtin_inff();
   } else {
     const auto* from = static_cast<const float*>(mask.data) + offset;
@@ -182,8 +186,15 @@ struct Head {
     const int count = static_cast<int>(std::min<int64_t>(kPage, g.S - page * kPage));
     const float* from = keys(op, page);
     int64_t ld = op.k.stride[2];
+    if (g.copy_k && ld == 1) {  // columns already
+      for (int64_t d = 0; d < g.D; ++d, to += kPage) {
+        std::copy_n(from + d * op.k.stride[3], count, to);
+        std::fill(to + count, to + kPage, 0.0f);
+      }
+      return;
+    }
     if (g.copy_k) {
-      for (int j = 0; j < count; ++j) gather(from + j * ld, op.k.stride[3], g.D, row_scratch + j * g.D);
+      gather_rows(from, ld, op.k.stride[3], count, g.D, row_scratch, g.D);
       from = row_scratch, ld = g.D;
     }
     kernel.pack_keys(from, ld, count, g.D, to, 0);
@@ -222,7 +233,7 @@ struct RowPages {
   // from: the page's first row.
   void copy_page(const float* from, int64_t page, float* to) const {
     const int64_t count = std::min<int64_t>(kPage, x.shape[2] - page * kPage);
-    for (int64_t j = 0; j < count; ++j) gather(from + j * x.stride[2], x.stride[3], width, to + j * ld);
+    gather_rows(from, x.stride[2], x.stride[3], count, width, to, ld);
   }
 };
 
@@ -375,6 +386,10 @@ class FewRows {
   void run(Team& team) {
     for (int64_t item; (item = next_part_.fetch_add(1, std::memory_order_relaxed)) < heads_ * parts_;) {
       const Head head(op_, g_, item / parts_);
+      if (blocks_ == 1) {
+        walk_block(team.ith, head);
+        continue;
+      }
       float* partials = partials_ + (parts_ > 1 ? item / parts_ : team.ith) * partial_floats_of_head();
       score_part(team.ith, head, item % parts_, partials);
       if (parts_ == 1) merge(team.ith, head, partials);
@@ -439,6 +454,18 @@ class FewRows {
       copy_pages(thread, head, {block, block + step});
       kernel_.attention_partial(&call, block, block + step, partials_of(partials, block));
     }
+  }
+
+  // All keys are one block: there is nothing to merge.
+  void walk_block(int thread, const Head& head) {
+    Chunk chunk;
+    fill(thread, head, {0, g_.S}, chunk);
+    if (chunk.all.empty()) return chunk.zero_result(op_, g_);
+    point_to_pages(thread, head, {0, 1});
+    copy_pages(thread, head, {0, 1});
+    const AttentionArgs call = args(thread, chunk);
+    kernel_.attention(&call);
+    chunk.zero_unseen_weights(op_, g_);
   }
 
   float* copied_keys(int thread, int64_t page) const {

@@ -5,40 +5,37 @@
 namespace fastattn::dense {
 namespace {
 
-// f(row, x) for every row, with x contiguous; `cost` is the work of one element. The threads split the rows.
+// f(row, x) for every row, with x contiguous; `cost` is the work of one element. The threads split the rows. Those that
+// are not contiguous are copied some at a time, as neighbours may share lines of the cache.
 template <typename F>
 void for_each_row(const In<2>& x, double cost, F&& f) {
+  constexpr int64_t kTogether = 16, kLongest = 1 << 16;
   const int64_t rows = x.shape[0], n = x.shape[1];
   if (rows == 0) return;
   const int threads =
       static_cast<int>(std::min<int64_t>(threads_for(cost * static_cast<double>(rows) * static_cast<double>(n)), rows));
   const bool copy = !rows_contiguous(x);
-  const int64_t size = copy ? Scratch::padded(n) : 0;
-  Scratch scratch(threads * size);
-  float* room = scratch.take(threads * size);
+  const int64_t together = n <= kLongest ? kTogether : 1;
+  const int64_t ld = Scratch::padded(n) + 16;  // whole lines, and no power of two
+  const int64_t room = copy ? together * ld : 0;
+  Scratch scratch(threads * room);
+  float* rooms = scratch.take(threads * room);
   parallel(threads, [&](Team& team) {
     const Range mine = team.split(rows);
-    for (int64_t i = mine.begin; i < mine.end; ++i) {
-      const float* row = x.data + i * x.stride[0];
-      if (copy) {
-        gather(row, x.stride[1], n, room + team.ith * size);
-        row = room + team.ith * size;
-      }
-      f(i, row);
+    if (!copy) {
+      for (int64_t i = mine.begin; i < mine.end; ++i) f(i, x.data + i * x.stride[0]);
+      return;
+    }
+    float* copies = rooms + team.ith * room;
+    for (int64_t i = mine.begin; i < mine.end; i += together) {
+      const int64_t count = std::min(together, mine.end - i);
+      gather_rows(x.data + i * x.stride[0], x.stride[0], x.stride[1], count, n, copies, ld);
+      for (int64_t r = 0; r < count; ++r) f(i + r, copies + r * ld);
     }
   });
 }
 
 constexpr double kExpCost = 24, kCopyCost = 8;
-
-// Elementwise and in one piece: one long row is cut so that all threads get a share. Every element stands for itself.
-In<2> cut(const In<2>& x) {
-  constexpr int64_t kPiece = 4096;
-  const bool one_piece = x.shape[0] <= 1 || x.stride[0] == x.shape[1];
-  const int64_t total = x.shape[0] * x.shape[1];
-  if (!one_piece || !rows_contiguous(x) || x.shape[1] <= kPiece || total % kPiece != 0) return x;
-  return {x.data, {total / kPiece, kPiece}, {kPiece, 1}};
-}
 
 }  // namespace
 
@@ -54,12 +51,23 @@ void log_softmax(const In<2>& x, float* y) {
   for_each_row(x, kExpCost, [&](int64_t i, const float* row) { k.log_softmax_row(row, n, y + i * n); });
 }
 
-void activation(const In<2>& given, Activation kind, float* y) {
+// Every element stands for itself: an array in one piece is one row, whatever its shape, and is cut so that all threads
+// get a share.
+void activation(const In<2>& x, Activation kind, float* y) {
+  constexpr int64_t kPiece = 4096;
   const KernelTable& k = kernels();
-  const In<2> x = cut(given);
-  const int64_t n = x.shape[1];
-  for_each_row(x, kind == Activation::relu ? kCopyCost : kExpCost,
-               [&](int64_t i, const float* row) { k.activation_row(kind, row, n, y + i * n); });
+  const double cost = kind == Activation::relu ? kCopyCost : kExpCost;
+  const int64_t n = x.shape[1], total = x.shape[0] * n;
+  if (!rows_contiguous(x) || (x.shape[0] > 1 && x.stride[0] != n))
+    return for_each_row(x, cost, [&](int64_t i, const float* row) { k.activation_row(kind, row, n, y + i * n); });
+  const int64_t pieces = (total + kPiece - 1) / kPiece;
+  const int threads = static_cast<int>(
+      std::clamp<int64_t>(threads_for(cost * static_cast<double>(total)), 1, std::max<int64_t>(pieces, 1)));
+  parallel(threads, [&](Team& team) {
+    const Range mine = team.split(pieces);
+    const int64_t begin = mine.begin * kPiece, end = std::min(total, mine.end * kPiece);
+    if (begin < end) k.activation_row(kind, x.data + begin, end - begin, y + begin);
+  });
 }
 
 void layer_norm(const In<2>& x, const float* weight, const float* bias, float eps, float* y) {

@@ -39,6 +39,19 @@ inline void gather(const float* from, int64_t stride, int64_t n, float* to) {
   for (int64_t i = 0; i < n; ++i) to[i] = from[i * stride];
 }
 
+// Some rows of n floats, `row_stride` apart, as rows side by side, `ld` apart. Where rows are nearer to each other than
+// their elements, a line of the cache holds an element of several rows: it is read for all of them, before lines that
+// lie alike in the cache (a power of two apart, say) drive it out.
+inline void gather_rows(const float* from, int64_t row_stride, int64_t stride, int64_t rows, int64_t n, float* to,
+                        int64_t ld) {
+  if (row_stride == 1) {
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t r = 0; r < rows; ++r) to[r * ld + i] = from[i * stride + r];
+  } else {
+    for (int64_t r = 0; r < rows; ++r) gather(from + r * row_stride, stride, n, to + r * ld);
+  }
+}
+
 // Waking a second thread costs some microseconds, so each thread must have at least this much to do. The unit is a
 // floating-point operation of a matrix product; a float read from memory counts as four.
 constexpr double kWorkPerThread = 1e6;

@@ -234,10 +234,12 @@ def embedding(ids: ArrayLike, weight: WeightLike, scale: float = 1.0) -> Floats:
 
 def _elementwise(x: ArrayLike, kind: str) -> Floats:
     a = floats(x, "x")
+    if a.ndim > 1 and not a.flags.c_contiguous:
+        out = np.empty_like(a, subok=False)  # axes in the order that x has them in memory
+        if out.strides == a.strides:  # and all of x there: one row
+            native.activation(a.ravel("K")[None], kind, out.ravel("K")[None])
+            return out
     out = np.empty(a.shape, np.float32)
-    if a.ndim == 2:
-        native.activation(a, kind, out)
-        return out
     rows = a.reshape(1, -1) if a.ndim == 0 or a.flags.c_contiguous else matrix(a)
     native.activation(rows, kind, out.reshape(rows.shape))
     return out
@@ -246,8 +248,8 @@ def _elementwise(x: ArrayLike, kind: str) -> Floats:
 def tanh(x: ArrayLike) -> Floats:
     """The hyperbolic tangent of every element: float32, of the shape of x. Error bounds: docs/numerics.md.
 
-    Here and in the other activations, x is any array of numbers; rows whose elements are not side by side are copied
-    one by one. TypeError if x is no array of numbers.
+    Here and in the other activations, x is any array of numbers; an array whose axes are in another order in memory gives one
+    like it, and rows whose elements are not side by side are copied. TypeError if x is no array of numbers.
 
     >>> tanh([0.0, 100.0]).tolist()
     [0.0, 1.0]
