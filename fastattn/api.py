@@ -429,9 +429,9 @@ class Model:
 
         if self.backend != "native":
             raise OptionError(f"backend: found {self.backend!r}, expected 'native': only its ops are timed")
-        if inputs is None:
-            inputs = self._profiled_input()
-        sources = self._sources(as_list(inputs)[1])
+        sources = self._sources(as_list(self._profiled_input() if inputs is None else inputs)[1])
+        if not sources:
+            raise InputError("inputs: found none, expected one at least")
         if "max_length" not in options and "max_new_tokens" not in options:
             options["max_new_tokens"] = min((_PROFILED, *(self._room_behind(source) for source in sources)))
         resolved = self._options({**_ONE_BEAM, **options})
@@ -477,26 +477,29 @@ class Model:
         """What the encoder recorded, and for each input a row for each token of its target."""
         return self._begin(session, sources), forced(session, targets, select, self._sequential)
 
-    def _replayed(self, source: Source, fed: IntArray, select: Select) -> tuple[StepResult | None, StepResult]:
+    def _replayed(
+        self, source: Source, fed: IntArray, select: Select, encoder: Capture
+    ) -> tuple[StepResult | None, StepResult]:
         """Records the steps that chose tokens: all rows of `fed` behind an encoder, those from the prompt's last on
-        without one."""
-        session = self._capturing(Capture.ATTENTION)
+        without one. encoder: what is recorded of it; its attention grows with the square of the source."""
+        session = self._capturing(encoder)
         if self._architecture.has_encoder:
-            encoded, (result,) = self._forced(session, [source], [fed], select)
-            return encoded, result
+            encoded = self._begin(session, [source])
+            session.capture = Capture.ATTENTION
+            return encoded, forced(session, [fed], select, self._sequential)[0]
         first = len(source.ids) - 1
         session.start(1)
         if first:
             session.capture = Capture.NOTHING
             session.step([fed[:first]])
-            session.capture = Capture.ATTENTION
+        session.capture = Capture.ATTENTION
         return None, forced(session, [fed[first:]], select, sequential=False)[0]
 
     def _attention(self, source: Source, prompt: IntArray, ids: Sequence[int]) -> AttentionMap:
         inputs = np.concatenate([prompt, np.array(ids, np.int32)])
         steps = len(ids)  # row t chose token t; the row of the end token is dropped
         fed = inputs[:-1] if steps else inputs
-        encoded, result = self._replayed(source, fed, Select())
+        encoded, result = self._replayed(source, fed, Select(), Capture.ATTENTION)
         has_encoder = self._architecture.has_encoder
         seen = 0 if has_encoder and not steps else len(fed)
         return AttentionMap(
@@ -522,7 +525,8 @@ class Model:
             best = generate(session, [prompt], resolved)[0][0]
         ids = best.token_ids + ([] if best.end_token is None else [best.end_token])
         inputs = np.concatenate([prompt, np.array(ids[:-1], np.int32)])
-        _, result = self._replayed(source, inputs, Select(k=min(5, self._architecture.vocabulary), log_probs=True))
+        select = Select(k=min(5, self._architecture.vocabulary), log_probs=True)
+        _, result = self._replayed(source, inputs, select, Capture.NOTHING)
         kind = "cross" if self._architecture.has_encoder else "self"
         weights = [record.weights for record in result.attention if record.kind == kind][-1].mean(axis=1)
         with np.errstate(divide="ignore"):

@@ -97,8 +97,9 @@ class AttentionMap:
         """The kinds this map holds, of "cross", "self" and "encoder"."""
         return tuple(kind for kind in KINDS if getattr(self, kind) is not None)
 
-    def labels(self, kind: str = "cross") -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The tokens of the rows and of the columns of one kind."""
+    def labels(self, kind: str | None = None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The tokens of the rows and of the columns of one kind; without a name of the first there is, cross before self."""
+        kind = kind or self._main()
         source, target, decoder = tuple(self.source_tokens), tuple(self.target_tokens), tuple(self.decoder_tokens)
         if kind == "cross":
             return target, source
@@ -109,11 +110,13 @@ class AttentionMap:
             return (target if weights is None or weights.shape[2] == len(target) else decoder), decoder
         raise OptionError(f"kind must be one of {', '.join(KINDS)}, found {kind!r}")
 
-    def to_numpy(self, kind: str = "cross", layer: int | None = None, head: int | None = None) -> FloatArray:
+    def to_numpy(self, kind: str | None = None, layer: int | None = None, head: int | None = None) -> FloatArray:
         """The weights of one kind, float32 [target, source]; the mean over layers and over heads where None.
 
-        Negative numbers count from the end. Raises OptionError for a kind, layer or head the map does not have.
+        kind: default the first there is, cross before self. Negative numbers count from the end. Raises OptionError for a kind,
+        layer or head the map does not have.
         """
+        kind = kind or self._main()
         self.labels(kind)
         weights = getattr(self, kind)
         if weights is None:
@@ -129,7 +132,6 @@ class AttentionMap:
 
     def alignment(self, kind: str | None = None, layer: int | None = None, head: int | None = None) -> list[Aligned]:
         """For each target token its most attended source token (the first of equals) and the weight."""
-        kind = kind or self._main()
         weights = self.to_numpy(kind, layer, head)
         rows, columns = self.labels(kind)
         best = weights.argmax(axis=1) if columns else []
@@ -140,7 +142,6 @@ class AttentionMap:
 
     def table(self, kind: str | None = None, layer: int | None = None, head: int | None = None, top: int = 3) -> str:
         """A line per target token: the source tokens it attends to most and their weights, none below 0.01."""
-        kind = kind or self._main()
         weights = self.to_numpy(kind, layer, head)
         rows, columns = self.labels(kind)
         lines = []
@@ -166,7 +167,6 @@ class AttentionMap:
         width: columns to fill, by default the terminal's; a wider map continues below. colour: percentages on blue
         (256-colour escapes), else shades; by default colour on a terminal unless the environment says NO_COLOR.
         """
-        kind = kind or self._main()
         weights = self.to_numpy(kind, layer, head)
         rows, columns = ([_shown(token) for token in tokens] for tokens in self.labels(kind))
         colour = _has_colour() if colour is None else colour
@@ -190,7 +190,7 @@ class AttentionMap:
     def plot(
         self,
         file: str | Path | None = None,
-        kind: str = "cross",
+        kind: str | None = None,
         layer: int | None = None,
         head: int | None = None,
         *,
@@ -233,9 +233,8 @@ class AttentionMap:
 
     def _repr_html_(self) -> str:
         """A table with shaded cells for notebooks; it brings its own colours, so it reads on light and dark pages."""
-        kind = self._main()
-        weights = self.to_numpy(kind)
-        rows, columns = ([html.escape(_shown(token)) for token in tokens] for tokens in self.labels(kind))
+        weights = self.to_numpy()
+        rows, columns = ([html.escape(_shown(token)) for token in tokens] for tokens in self.labels())
         if weights.size > LARGEST_HTML:
             return f"<pre>{html.escape(repr(self))}: {len(rows)} × {len(columns)} tokens, see .plot()</pre>"
         head = "".join(f'<th style="{_HTML_TH};text-align:center">{token}</th>' for token in columns)

@@ -57,6 +57,8 @@ def token_ids(given: Any, what: str) -> IntArray:
     except ValueError:
         raise InputError(f"{what}: expected a row of token ids, found rows of different lengths") from None
     if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
+        if ids.dtype.kind == "U" and ids.ndim:
+            raise InputError(f"{what}: expected one text or row of token ids, found a list of {len(ids)}")
         found = type(given).__name__ if ids.dtype == object or ids.ndim == 0 else f"{ids.dtype} {list(ids.shape)}"
         raise InputError(f"{what}: expected text or a row of token ids, found {found}")
     if not ids.size:

@@ -118,7 +118,8 @@ def test_alignment_takes_the_largest_weight() -> None:
 def test_a_decoder_only_model_shows_its_self_attention() -> None:
     weights = softmax(np.where(np.tri(3, dtype=bool), 1.0, -np.inf))[None, None]
     attention = AttentionMap(self=weights, target_tokens=["c"], decoder_tokens=["a", "b", "c"])
-    assert attention.labels("self") == (("a", "b", "c"), ("a", "b", "c"))
+    assert attention.labels() == attention.labels("self") == (("a", "b", "c"), ("a", "b", "c"))
+    assert (attention.to_numpy() == attention.to_numpy("self")).all()
     assert "b  a 0.50  b 0.50" in str(attention)
     assert "<table" in attention._repr_html_()
 

@@ -232,6 +232,31 @@ def test_bad_inputs_are_named(model: Model, given: Any, message: str | None) -> 
     assert model.generate([5, 0], max_new_tokens=3).token_ids == model.generate([[5, 0]], max_new_tokens=3)[0].token_ids
 
 
+def test_one_input_and_none_are_named(model: Model) -> None:
+    with pytest.raises(fastattn.InputError, match=r"^input: expected one text or row of token ids, found a list of 2$"):
+        model.explain(["a", "b"])
+    with pytest.raises(fastattn.InputError, match=r"^inputs: found none, expected one at least$"):
+        model.profile([])
+
+
+def test_explaining_records_no_attention_of_the_encoder(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It grows with the square of the source, and nobody reads it."""
+    recorded: list[int] = []
+    begin = Model._begin
+
+    def watched(self: Model, *given: Any) -> Any:
+        found = begin(self, *given)
+        recorded.append(len(found.attention) if found else 0)
+        return found
+
+    monkeypatch.setattr(Model, "_begin", watched)
+    steps = model.explain([5, 6, 0], max_new_tokens=3)
+    assert recorded and not any(recorded)
+    g = model.generate([5, 6, 0], max_new_tokens=3, return_attention=True)
+    assert any(recorded) and g.attention is not None
+    assert all((steps[t].weights == g.attention.cross[-1].mean(axis=0)[t]).all() for t in range(len(g.token_ids)))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -263,7 +263,7 @@ class _Walk:
         for constant, suffix, array, gates in found:
             for source in constant.sources:
                 source.weight_like = True
-            if module is not None and path:
+            if module is not None and path and not (constant.sources and all(map(self._is_own, constant.sources))):
                 note = f"{self._sources(constant)} part of {node.op} {node.name}"
                 self._claim(f"{path}.{suffix}", constant, array, DERIVED, note, gates, not module.certain)
 

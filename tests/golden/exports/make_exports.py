@@ -325,6 +325,10 @@ EXPORTS: dict[str, tuple[str, Maker]] = {
     "rnn-whole-torchscript": ("gru-additive-1", lambda out: export_whole_rnn(out, False)),
     "rnn-whole-dynamo": ("gru-additive-1", lambda out: export_whole_rnn(out, True)),
     "rnn-reaching": ("gru-additive-1", lambda out: export_rnn("gru-additive-1", out, False, ReachingStep)),
+    "rnn-reaching-unfolded": (
+        "gru-additive-1",
+        lambda out: export_rnn("gru-additive-1", out, False, ReachingStep, do_constant_folding=False),
+    ),
     "rnn-unfolded": (
         "lstm-general-2",
         lambda out: export_rnn("lstm-general-2", out, False, do_constant_folding=False),
