@@ -42,9 +42,22 @@ def test_work_is_counted_from_the_shapes(threads: int) -> None:
     attention = [op for node, op in zip(nodes, cost.ops, strict=True) if node.op == "attention"]
     keys = sum(range(1, steps + 1))
     assert all(op.kept_bytes == 2 * keys * 2 * 15 * 4 for op in attention)  # sequences, keys and values, width, float32
+    assert all(op.flops == 2 * keys * 2 * (15 + 15) for op in attention)
     session.profile(False)
     session.step(np.array([1, 2], np.int32))
     assert all(op.calls == 0 for op in session.profiled()["decoder"].ops)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "mistral"])
+def test_attention_counts_the_pairs_that_are_seen(name: str) -> None:
+    model = fastattn.load(Path(__file__).parent / "golden" / "decoders" / name)
+    config = model.config
+    heads = config.get("num_attention_heads", config.get("n_head"))
+    width = config.get("head_dim") or config["n_embd"] // heads
+    window = config.get("sliding_window", 20)
+    rows = [row for row in model.profile(list(range(1, 21)), max_new_tokens=1).rows if row.op == "attention"]
+    pairs = sum(min(t, window) for t in range(1, 21))
+    assert rows and all(row.flops == 2 * pairs * heads * 2 * width for row in rows)
 
 
 @pytest.mark.parametrize("name", TOYS)

@@ -72,6 +72,14 @@ BiasSource bias_source(const Node& n) {
 }
 bool has_bias(const Node& n) { return n.weights[0] || n.weights[1]; }
 
+// Keys that the token at `position` sees, of `total`.
+Range seen(const Node& n, int64_t position, int64_t total) {
+  Range keys{n.attrs.window_left < 0 ? 0 : std::max<int64_t>(0, position - n.attrs.window_left),
+             n.attrs.causal ? std::min(total, position + 1) : total};
+  if (n.attrs.window_right >= 0) keys.end = std::min(keys.end, position + n.attrs.window_right + 1);
+  return keys;
+}
+
 // Query rows of one call of a kernel.
 class Rows {
  public:
@@ -85,9 +93,8 @@ class Rows {
     out_[i] = a_.out + (row * a_.H + h) * a_.Dv;
     weights_[i] = a_.record ? a_.record->weights.data() + (row * a_.H + h) * a_.record->span : nullptr;
     bias_[i] = a_.bias ? a_.bias->row(h, position) : nullptr;
-    lo_[i] = n_.attrs.window_left < 0 ? 0 : std::max<int64_t>(0, position - n_.attrs.window_left);
-    hi_[i] = n_.attrs.causal ? std::min(total, position + 1) : total;
-    if (n_.attrs.window_right >= 0) hi_[i] = std::min(hi_[i], position + n_.attrs.window_right + 1);
+    const Range keys = seen(n_, position, total);
+    lo_[i] = keys.begin, hi_[i] = keys.end;
   }
 
   // For rows [begin, end).
@@ -448,8 +455,19 @@ int64_t roomy(int64_t keys) {
   return room;
 }
 
-double flops_of(const HeadSizes& a, int64_t rows, int64_t keys) {
-  return 2.0 * static_cast<double>(rows * a.H * keys) * static_cast<double>(a.D + a.Dv + 16);
+// pairs: of a query's token and a key's.
+double flops_of(const HeadSizes& a, int64_t pairs) {
+  return 2.0 * static_cast<double>(pairs * a.H) * static_cast<double>(a.D + a.Dv);
+}
+
+// Of the last `rows` of `total` tokens.
+int64_t seen_pairs(const Node& n, int64_t rows, int64_t total) {
+  int64_t pairs = 0;
+  for (int64_t position = total - rows; position < total; ++position) {
+    const Range keys = seen(n, position, total);
+    pairs += std::max<int64_t>(0, keys.end - keys.begin);
+  }
+  return pairs;
 }
 
 double bytes_of(const PagedLayer& layer, int64_t keys) {
@@ -468,7 +486,7 @@ Needs attention_needs(const Node& n, const Frame& f) {
     if (cached && s == family.last) family = family_of(f, s, a.group, f.batch);
     const int64_t total = f.length(s) + (n.attrs.cache >= 0 ? f.positions[static_cast<size_t>(s)] : 0);
     longest = std::max(longest, total);
-    needs.flops += flops_of(a, f.length(s), total);
+    needs.flops += flops_of(a, seen_pairs(n, f.length(s), total));
     const int64_t again = s == family.first ? 0 : family.blocks * kBlock;  // read with the first of the family
     if (cached) needs.kept_bytes += bytes_of(f.state->cache.layer(n.attrs.cache), total - again);
   }
@@ -508,7 +526,7 @@ Needs cross_attention_needs(const Node& n, const Frame& f) {
   int64_t longest = 0;
   for (int64_t s = 0; s < f.batch; ++s) {
     longest = std::max(longest, f.memory(s).length);
-    needs.flops += flops_of(a, f.length(s), f.memory(s).length);
+    needs.flops += flops_of(a, f.length(s) * f.memory(s).length);
     if (s == 0 || &f.memory(s) != &f.memory(s - 1)) needs.kept_bytes += bytes_of(layer, f.memory(s).length);
   }
   needs.per_thread = Pages::scratch_floats(roomy(longest), a.D);
