@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -18,6 +21,7 @@ from fastattn import _native
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(fastattn.__file__).parent
+MODULES = [module.name for module in pkgutil.walk_packages([str(PACKAGE)], "fastattn.") if "_native" not in module.name]
 
 
 def text(name: str) -> str:
@@ -63,6 +67,11 @@ def test_sources_that_were_not_built_say_so(tmp_path: Path) -> None:
 def test_public_names_exist_and_are_documented(name: str) -> None:
     thing = getattr(fastattn, name)
     assert name.startswith("__") or thing.__doc__
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_of_the_docstrings(name: str) -> None:
+    assert not doctest.testmod(importlib.import_module(name)).failed
 
 
 @pytest.mark.parametrize("name", sorted(fastattn.ops.__all__))

@@ -38,7 +38,7 @@ def quantize_rows(x: Array) -> tuple[Array, Array]:
     a NaN or an infinity.
 
     >>> codes, scales = quantize_rows(np.array([[1.0, -2.54]], np.float32))
-    >>> codes.tolist(), float(scales[0].round(6))
+    >>> codes.tolist(), round(float(scales[0]), 6)
     ([[50, -127]], 0.02)
     """
     x = np.asarray(x, np.float32)
@@ -87,7 +87,7 @@ def quantize_int4(weight: Array) -> tuple[Array, Array]:
 def dequantized(weight: Array, dtype: str) -> Array:
     """The float32 [O, K] that a weight packed as "float32", "bfloat16", "int8" or "int4" stands for.
 
-    >>> dequantized(np.array([[1.0, -2.54]], np.float32), "int8").round(4).tolist()
+    >>> np.float64(dequantized(np.array([[1.0, -2.54]], np.float32), "int8")).round(4).tolist()
     [[1.0, -2.54]]
     """
     weight = np.asarray(weight, np.float32)
@@ -116,7 +116,7 @@ def linear(
     """act(x Wᵀ + b) + residual with a weight [O, K] of that type. x [..., K] is rounded for bfloat16, and quantised row by row
     for int8 and int4.
 
-    >>> linear(np.array([[1.0, 2.0]], np.float32), np.eye(2, dtype=np.float32), "int8").round(2).tolist()
+    >>> np.float64(linear(np.array([[1.0, 2.0]], np.float32), np.eye(2, dtype=np.float32), "int8")).round(2).tolist()
     [[1.01, 2.0]]
     """
     if dtype in ("float32", "bfloat16"):

@@ -99,7 +99,7 @@ def round_cached(x: Array, cache_type: str) -> Array:
 
     int8: scale = max |x| / 127, or 0 where all is below 2^-100; a row with NaN or infinity is NaN.
 
-    >>> round_cached(np.array([[1.0, 0.5, -0.1]], np.float32), "int8")[0].round(3).tolist()
+    >>> np.float64(round_cached(np.array([[1.0, 0.5, -0.1]], np.float32), "int8")[0]).round(3).tolist()
     [1.0, 0.504, -0.102]
     """
     if cache_type == "float32":
