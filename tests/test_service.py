@@ -254,6 +254,8 @@ def test_explaining_records_no_attention_of_the_encoder(model: Model, monkeypatc
     assert recorded and not any(recorded)
     g = model.generate([5, 6, 0], max_new_tokens=3, return_attention=True)
     assert any(recorded) and g.attention is not None
+    assert g == model.generate([5, 6, 0], max_new_tokens=3, return_attention=True), "arrays take no part"
+    assert steps[0] == steps[0]
     assert all((steps[t].weights == g.attention.cross[-1].mean(axis=0)[t]).all() for t in range(len(g.token_ids)))
 
 

@@ -248,7 +248,7 @@ INLINE void int4_columns(const int8_t* q, const uint8_t* group, int64_t n, const
     } else {
 #pragma GCC unroll 1  // else the codes of all quads would be unpacked first, into memory
       for (int i = 0; i < kGroup / 4; ++i) {
-        lines.template fetch<R>();
+        lines.template fetch<2 * R>();  // a step multiplies two halves of a line
         int4_step(low, high, q + i * 4, codes + i * 64);
       }
     }
@@ -271,14 +271,16 @@ INLINE void int4_columns(const int8_t* q, const uint8_t* group, int64_t n, const
 // sums += R rows times n groups of the panel, at most kInt4Rows at once.
 template <int R, class Lines>
 __attribute__((noinline)) void int4_tile(const int8_t* q, const uint8_t* group, int64_t n, const int32_t* group_sums,
-                                         int64_t ld, float* sums, Lines lines) {
+                                         int64_t ld, float* sums, Lines& lines) {
   if constexpr (R > kInt4Rows) {
     constexpr int half = R / 2;
     int4_tile<half>(q, group, n, group_sums, ld, sums, lines);
     int4_tile<R - half>(q + half * kLinearChunk, group, n, group_sums + half * ld, ld, sums + half * kPanel, lines);
   } else {
     constexpr int V = widest(kInt4Sums * R, kPanel / 2);
-    for (int c = 0; c < kPanel / 2; c += V * kLanes) int4_columns<R, V>(q, group, n, group_sums, ld, c, sums, lines);
+    Lines left = lines;  // in registers
+    for (int c = 0; c < kPanel / 2; c += V * kLanes) int4_columns<R, V>(q, group, n, group_sums, ld, c, sums, left);
+    lines = left;
   }
 }
 
@@ -326,7 +328,8 @@ struct Int4Panel {
     for (int i = 0; i < rows * kPanel; i += kLanes) store(sums + i, set1(0.0f));
   }
   static void row(const int8_t* q, const uint8_t* panel, int64_t K, const Heads& heads, float* sums) {
-    int4_tile<1>(q, panel, groups(K), heads.group_sums(0), 0, sums, NoLines{});
+    NoLines lines;
+    int4_tile<1>(q, panel, groups(K), heads.group_sums(0), 0, sums, lines);
   }
   template <int R>
   static void tile(const int8_t* q, const uint8_t* panel, int64_t K, int64_t k, const Heads& heads, int64_t first,

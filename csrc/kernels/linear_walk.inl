@@ -42,7 +42,7 @@ class ResultLines {
   ResultLines(const PanelArgs& a, int64_t begin, int64_t end, int64_t column) : rows_(end - begin) {
     const Epilogue& e = a.epilogue;
     const int64_t cols = minimum(kPanel, a.cols - column);
-    if (a.rows * a.ldy < kFewResults) return;
+    if (begin == end || a.rows * a.ldy < kFewResults) return;
     if (e.residual && e.residual != a.y)
       later_ = Array(e.residual + begin * e.ld_residual + column, e.ld_residual, cols);
     now_ = Array(a.y + begin * a.ldy + column, a.ldy, cols);
