@@ -21,36 +21,36 @@ struct Halves {
   }
 };
 
-// The chains of a chunk in multiply-adds.
-template <int R, int P, class Lines>
-INLINE void add_steps(HalfSums<R, P>& sums, const Halves<R>& x, const uint8_t* const (&panels)[P], int64_t n, int c,
-                      Lines& lines) {
-  constexpr int64_t step = HalfSums<R, P>::kBytes;
+// The chains of a chunk in multiply-adds. Two steps are two lines.
+template <int R>
+INLINE void add_steps(HalfSums<R>& sums, const Halves<R>& x, const uint8_t* steps, int64_t n, int c, Ahead ahead,
+                      ResultLines& results) {
+  constexpr int64_t bytes = HalfSums<R>::kBytes;
   int64_t i = 0;
   for (; i + 2 <= n; i += 2) {
-    lines.template fetch<R>();
-    sums.template add<BFloat16Step>(&x.first[0][i / 2], panels, i * step, c);
-    sums.template add<BFloat16Step>(&x.second[0][i / 2], panels, (i + 1) * step, c);
+    fetch_lines<R, 2, 2>(ahead, i);
+    results.template fetch<R>();
+    sums.template add<BFloat16Step>(&x.first[0][i / 2], steps + i * bytes, c);
+    sums.template add<BFloat16Step>(&x.second[0][i / 2], steps + (i + 1) * bytes, c);
   }
-  if (i < n) sums.template add<BFloat16Step>(&x.first[0][i / 2], panels, i * step, c);
+  if (i < n) sums.template add<BFloat16Step>(&x.first[0][i / 2], steps + i * bytes, c);
 }
 
 // The same in dot products of two steps.
-template <int R, int P, class Lines>
-INLINE void add_pairs(HalfSums<R, P>& sums, const uint32_t* x, const uint8_t* const (&panels)[P], int64_t n, int c,
-                      Lines& lines) {
-  constexpr int V = HalfSums<R, P>::V;
-  constexpr int64_t bytes = HalfSums<R, P>::kBytes;
+template <int R>
+INLINE void add_pairs(HalfSums<R>& sums, const uint32_t* x, const uint8_t* steps, int64_t n, int c, Ahead ahead,
+                      ResultLines& results) {
+  constexpr int V = HalfSums<R>::V;
+  constexpr int64_t bytes = HalfSums<R>::kBytes;
   alignas(64) static const uint8_t nothing[bytes] = {};  // the step behind an odd last one
   for (int64_t i = 0; i < n; i += 2) {
-    lines.template fetch<R>();
+    fetch_lines<R, 2, 2>(ahead, i);
+    results.template fetch<R>();
 #pragma GCC unroll 16
-    for (int j = 0; j < P * V; ++j) {
-      const int64_t at = (c + j % V * kLanes) * 4;
-      const uint8_t* step = panels[j / V] + i * bytes + at;
+    for (int j = 0; j < V; ++j) {
+      const int64_t at = (c + j * kLanes) * 4;
+      const uint8_t* step = steps + i * bytes + at;
       const Vi a = load_int(step), b = load_int(i + 1 < n ? step + bytes : nothing + at);
-      __builtin_prefetch(step + kStreamAhead);
-      __builtin_prefetch(step + kStreamAhead + bytes);
       const Vi low_pairs = or_int(shift_left<16>(a), and_int(b, set1_int(0xffff)));
       const Vi high_pairs = or_int(and_int(a, set1_int(static_cast<int32_t>(0xffff0000u))), shift_right<16>(b));
 #pragma GCC unroll 16
@@ -63,43 +63,38 @@ INLINE void add_pairs(HalfSums<R, P>& sums, const uint32_t* x, const uint8_t* co
   }
 }
 
-// sums += R rows times n steps of P panels; R or P is 1.   sums: (R, kPanel) or (P, kPanel)
-template <int R, int P, class Lines>
-INLINE void bfloat16_chain(const uint32_t* x, const uint8_t* const (&panels)[P], int64_t n, float* sums, Lines lines) {
-  Halves<kDotHalves ? 1 : R> halves;
-  if (!kDotHalves) halves.take(x, (n + 1) / 2);
-  for (int c = 0; c < kHalf; c += HalfSums<R, P>::V * kLanes) {
-    HalfSums<R, P> chunk;
-    set_zero(chunk.low), set_zero(chunk.high);
-    if constexpr (kDotHalves) {
-      add_pairs(chunk, x, panels, n, c, lines);
-    } else {
-      add_steps(chunk, halves, panels, n, c, lines);
-    }
-    chunk.add_to(sums, c);
-  }
-}
-
 struct Bfloat16Panel {
   static constexpr DType type = DType::bfloat16;
   static constexpr int64_t kSteps = 2 * kWords;
   template <int R>
   static __attribute__((noinline)) void tile(const char* x, const uint8_t* panel, int64_t k, int64_t n, float* sums,
                                              const Meanwhile& meanwhile) {
-    chain<R, 1>(x, panel, 0, k, n, sums, meanwhile.results);
+    chain<R>(x, panel + k * kBytes, n, sums, meanwhile);
   }
-  template <int P>
-  static void row(const char* x, const uint8_t* panels, int64_t K, int64_t k, int64_t n, float* sums) {
-    chain<1, P>(x, panels, panel_bytes(type, K), k, n, sums, NoLines{});
+  static void row(const char* x, const uint8_t* panel, int64_t k, int64_t n, float* sums) {
+    chain<1>(x, panel + k * kBytes, n, sums, {0, 1, {}});
   }
 
  private:
-  template <int R, int P, class Lines>
-  static INLINE void chain(const char* x, const uint8_t* panels, int64_t size, int64_t k, int64_t n, float* sums,
-                           Lines lines) {
-    const uint8_t* from[P];
-    for (int p = 0; p < P; ++p) from[p] = panels + p * size + k * kPanel * 2;
-    bfloat16_chain<R, P>(reinterpret_cast<const uint32_t*>(x), from, n, sums, lines);
+  static constexpr int64_t kBytes = HalfSums<1>::kBytes;
+  template <int R>
+  static INLINE void chain(const char* x, const uint8_t* steps, int64_t n, float* sums, const Meanwhile& meanwhile) {
+    constexpr int columns = HalfSums<R>::V * kLanes;
+    ResultLines results = meanwhile.results;
+    const uint32_t* words = reinterpret_cast<const uint32_t*>(x);
+    Halves<kDotHalves ? 1 : R> halves;
+    if (!kDotHalves) halves.take(words, (n + 1) / 2);
+    for (int c = 0; c < kHalf; c += columns) {
+      const Ahead ahead = meanwhile.panel(steps, n, kBytes, c / columns, kHalf / columns);
+      HalfSums<R> chunk;
+      set_zero(chunk.low), set_zero(chunk.high);
+      if constexpr (kDotHalves) {
+        add_pairs(chunk, words, steps, n, c, ahead, results);
+      } else {
+        add_steps(chunk, halves, steps, n, c, ahead, results);
+      }
+      chunk.add_to(sums, c);
+    }
   }
 };
 

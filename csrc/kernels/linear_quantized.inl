@@ -47,6 +47,18 @@ INLINE void store_sums(const Vi (&acc)[R][V], int32_t* sums) {
     for (int v = 0; v < V; ++v) store_int(sums + r * kPanel + v * kLanes, acc[r][v]);
 }
 
+// What a tile fetches of the panel in a pass over n quads. Few rows read no faster for it than the processor does by
+// itself: they keep what they have.
+template <int R, int V>
+INLINE Ahead quads_ahead(const Meanwhile& meanwhile, const uint8_t* codes, int64_t n, int c) {
+  if (meanwhile.tiles == 1 && R <= kTileRows * 2 / 3) return {codes, 0};
+  return meanwhile.panel(codes, n, 4 * kPanel, c / (V * kLanes), kPanel / (V * kLanes));
+}
+template <int R, int V>
+INLINE void fetch_quad(Ahead ahead, int64_t quad) {
+  if (R > kTileRows / 3) fetch_lines<R, 1, (V * kLanes * 4 + 63) / 64>(ahead, quad);
+}
+
 // One quad of R rows of codes, kLinearChunk apart.
 template <auto dot, int R, int V>
 INLINE void int8_step(Vi (&acc)[R][V], const int8_t* q, const uint8_t* codes) {
@@ -64,13 +76,16 @@ INLINE void int8_step(Vi (&acc)[R][V], const int8_t* q, const uint8_t* codes) {
 // sums += R rows times n quads of the panel.   sums: (R, kPanel)
 template <int R, auto dot>
 __attribute__((noinline)) void int8_tile(const int8_t* q, const uint8_t* codes, int64_t n, int32_t* sums,
-                                         ResultLines lines) {
+                                         const Meanwhile& meanwhile) {
   constexpr int V = widest(R, kPanel);
+  ResultLines results = meanwhile.results;
   for (int c = 0; c < kPanel; c += V * kLanes) {
+    const Ahead ahead = quads_ahead<R, V>(meanwhile, codes, n, c);
     Vi acc[R][V];
     load_sums(acc, sums + c);
     for (int64_t quad = 0; quad < n; ++quad) {
-      lines.template fetch<R>();
+      fetch_quad<R, V>(ahead, quad);
+      results.template fetch<R>();
       int8_step<dot>(acc, q + quad * 4, codes + (quad * kPanel + c) * 4);
     }
     store_sums(acc, sums + c);
@@ -80,7 +95,7 @@ __attribute__((noinline)) void int8_tile(const int8_t* q, const uint8_t* codes, 
 // The same where dot_bytes is made of products of int16: the rows are widened once, not for every vector of weights.
 template <int R>
 __attribute__((noinline)) void int8_tile_widened(const int8_t* q, const uint8_t* codes, int64_t n, int32_t* sums,
-                                                 ResultLines lines) {
+                                                 const Meanwhile& meanwhile) {
   constexpr int V = widest(R, kPanel);
   alignas(64) int32_t even[R][kChunkQuads], odd[R][kChunkQuads];
   for (int r = 0; r < R; ++r)
@@ -89,12 +104,15 @@ __attribute__((noinline)) void int8_tile_widened(const int8_t* q, const uint8_t*
       store_int(&even[r][i], even_signed(s));
       store_int(&odd[r][i], odd_signed(s));
     }
+  ResultLines results = meanwhile.results;
   for (int c = 0; c < kPanel; c += V * kLanes) {
+    const Ahead ahead = quads_ahead<R, V>(meanwhile, codes, n, c);
     Vi acc[R][V];
     load_sums(acc, sums + c);
     for (int64_t quad = 0; quad < n; ++quad) {
       Vi w[V], x[V];
-      lines.template fetch<R>();
+      fetch_quad<R, V>(ahead, quad);
+      results.template fetch<R>();
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) {
         const Vi line = load_int(codes + (quad * kPanel + c + v * kLanes) * 4);
@@ -167,13 +185,13 @@ __attribute__((noinline)) void int8_rests(const Rests* rests, int most, const ui
 // The same as int8_tile of codes that have been split.
 template <int R>
 void int8_tile_split(const int8_t* q, const Rests* rests, const uint8_t* codes, int64_t n, int32_t* sums,
-                     ResultLines lines) {
+                     const Meanwhile& meanwhile) {
   int most = 0, whole = 0;
   for (int r = 0; r < R; ++r) most = rests[r].count > most ? rests[r].count : most, whole |= rests[r].whole;
   if (whole) {
-    int8_tile_widened<R>(q, codes, n, sums, lines);
+    int8_tile_widened<R>(q, codes, n, sums, meanwhile);
   } else {
-    int8_tile<R, dot_bounded>(q, codes, n, sums, lines);
+    int8_tile<R, dot_bounded>(q, codes, n, sums, meanwhile);
   }
   if (most) int8_rests<R>(rests, most, codes, sums);
 }
@@ -227,15 +245,20 @@ constexpr int kInt4Sums = kLanes > 4 ? 4 : 2;
 constexpr int kInt4Rows = kAccumulators / kInt4Sums < kTileRows ? kAccumulators / kInt4Sums : kTileRows;
 
 // The columns c.. and 16 + c.. of n groups: sums += scale * dot.   group_sums: of R rows, `ld` apart
-template <int R, int V, class Lines>
+template <int R, int V>
 INLINE void int4_columns(const int8_t* q, const uint8_t* group, int64_t n, const int32_t* group_sums, int64_t ld, int c,
-                         float* sums, Lines& lines) {
+                         float* sums, Ahead ahead, ResultLines& results) {
   Vf total_low[R][V], total_high[R][V];
   load_tile(total_low, sums + c, kPanel);
   load_tile(total_high, sums + kPanel / 2 + c, kPanel);
   for (int64_t g = 0; g < n; ++g, group += kGroupBytes, q += kGroup) {
-    if (R == 1)
+    if (R == 1) {
       for (int line = 0; line < kGroupBytes; line += 64) __builtin_prefetch(group + 6 * kGroupBytes + line);
+    } else {
+      for (int64_t byte = 0; byte < ahead.step; byte += 64)
+        __builtin_prefetch(ahead.from + byte, 0, 2 * R > kTileRows / 2 ? 2 : 3);
+      ahead.from += ahead.step;
+    }
     const uint8_t* codes = group + 2 * kPanel + c * 4;
     Vi low[R][V], high[R][V];
 #pragma GCC unroll 16
@@ -248,7 +271,7 @@ INLINE void int4_columns(const int8_t* q, const uint8_t* group, int64_t n, const
     } else {
 #pragma GCC unroll 1  // else the codes of all quads would be unpacked first, into memory
       for (int i = 0; i < kGroup / 4; ++i) {
-        lines.template fetch<2 * R>();  // a step multiplies two halves of a line
+        results.template fetch<2 * R>();  // a step multiplies two halves of a line
         int4_step(low, high, q + i * 4, codes + i * 64);
       }
     }
@@ -268,19 +291,27 @@ INLINE void int4_columns(const int8_t* q, const uint8_t* group, int64_t n, const
   store_tile(total_high, sums + kPanel / 2 + c, kPanel);
 }
 
-// sums += R rows times n groups of the panel, at most kInt4Rows at once.
-template <int R, class Lines>
+// sums += R rows times n groups of the panel, at most kInt4Rows at once; leaves the lines of results that are left.
+template <int R>
 __attribute__((noinline)) void int4_tile(const int8_t* q, const uint8_t* group, int64_t n, const int32_t* group_sums,
-                                         int64_t ld, float* sums, Lines& lines) {
+                                         int64_t ld, float* sums, Meanwhile& meanwhile) {
   if constexpr (R > kInt4Rows) {
     constexpr int half = R / 2;
-    int4_tile<half>(q, group, n, group_sums, ld, sums, lines);
-    int4_tile<R - half>(q + half * kLinearChunk, group, n, group_sums + half * ld, ld, sums + half * kPanel, lines);
+    Meanwhile part = {meanwhile.tile * 2, meanwhile.tiles * 2, meanwhile.results};
+    int4_tile<half>(q, group, n, group_sums, ld, sums, part);
+    ++part.tile;
+    int4_tile<R - half>(q + half * kLinearChunk, group, n, group_sums + half * ld, ld, sums + half * kPanel, part);
+    meanwhile.results = part.results;
   } else {
     constexpr int V = widest(kInt4Sums * R, kPanel / 2);
-    Lines left = lines;  // in registers
-    for (int c = 0; c < kPanel / 2; c += V * kLanes) int4_columns<R, V>(q, group, n, group_sums, ld, c, sums, left);
-    lines = left;
+    ResultLines left = meanwhile.results;  // in registers
+    for (int c = 0; c < kPanel / 2; c += V * kLanes) {
+      Ahead ahead = {group, 0};
+      if (meanwhile.tiles > 1 || R > 2)
+        ahead = meanwhile.panel(group, n, kGroupBytes, c / (V * kLanes), kPanel / 2 / (V * kLanes));
+      int4_columns<R, V>(q, group, n, group_sums, ld, c, sums, ahead, left);
+    }
+    meanwhile.results = left;
   }
 }
 
@@ -299,15 +330,15 @@ struct Int8Panel {
   }
   template <int R>
   static void tile(const int8_t* q, const uint8_t* panel, int64_t K, int64_t k, const Heads& heads, int64_t first,
-                   int32_t* sums, ResultLines lines) {
+                   int32_t* sums, const Meanwhile& meanwhile) {
     const uint8_t* codes = panel + k * kPanel;
     const int64_t n = minimum(kChunkQuads, quads(K - k));
     if constexpr (kDotBytes) {
-      int8_tile<R, dot_bytes>(q, codes, n, sums, lines);
+      int8_tile<R, dot_bytes>(q, codes, n, sums, meanwhile);
     } else if constexpr (kDotBounded) {
-      int8_tile_split<R>(q, heads.rests(k, first), codes, n, sums, lines);
+      int8_tile_split<R>(q, heads.rests(k, first), codes, n, sums, meanwhile);
     } else {
-      int8_tile_widened<R>(q, codes, n, sums, lines);
+      int8_tile_widened<R>(q, codes, n, sums, meanwhile);
     }
   }
   static void end(const Heads& heads, int64_t first, int rows, const uint8_t* panel, int64_t K, const int32_t* sums,
@@ -328,14 +359,15 @@ struct Int4Panel {
     for (int i = 0; i < rows * kPanel; i += kLanes) store(sums + i, set1(0.0f));
   }
   static void row(const int8_t* q, const uint8_t* panel, int64_t K, const Heads& heads, float* sums) {
-    NoLines lines;
-    int4_tile<1>(q, panel, groups(K), heads.group_sums(0), 0, sums, lines);
+    Meanwhile nothing = {0, 1, {}};
+    int4_tile<1>(q, panel, groups(K), heads.group_sums(0), 0, sums, nothing);
   }
   template <int R>
   static void tile(const int8_t* q, const uint8_t* panel, int64_t K, int64_t k, const Heads& heads, int64_t first,
-                   float* sums, ResultLines lines) {
+                   float* sums, const Meanwhile& meanwhile) {
+    Meanwhile own = meanwhile;
     int4_tile<R>(q, panel + k / kGroup * kGroupBytes, minimum(kChunkGroups, groups(K - k)),
-                 heads.group_sums(first) + k / kGroup, heads.stride / 4, sums, lines);
+                 heads.group_sums(first) + k / kGroup, heads.stride / 4, sums, own);
   }
   static void end(const Heads& heads, int64_t first, int rows, const uint8_t*, int64_t, const float* sums, float* out) {
     for (int r = 0; r < rows; ++r)
@@ -346,11 +378,11 @@ struct Int4Panel {
 
 template <class Panel, int R>
 INLINE void quantized_tile_of(int rows, const int8_t* q, const uint8_t* panel, int64_t K, int64_t k, const Heads& heads,
-                              int64_t first, typename Panel::Sum* sums, ResultLines lines) {
+                              int64_t first, typename Panel::Sum* sums, const Meanwhile& meanwhile) {
   if constexpr (R > 1) {
-    if (rows < R) return quantized_tile_of<Panel, R - 1>(rows, q, panel, K, k, heads, first, sums, lines);
+    if (rows < R) return quantized_tile_of<Panel, R - 1>(rows, q, panel, K, k, heads, first, sums, meanwhile);
   }
-  Panel::template tile<R>(q, panel, K, k, heads, first, sums, lines);
+  Panel::template tile<R>(q, panel, K, k, heads, first, sums, meanwhile);
 }
 
 // Sums to results, of rows that are at most a tile.
@@ -378,11 +410,11 @@ void quantized_group(const PanelArgs& a, int64_t first, int rows, int64_t column
     for (int t = 0; t < tiles; ++t) {
       const int begin = rows * t / tiles, end = rows * (t + 1) / tiles;
       const bool ends = k + kLinearChunk >= a.K;
-      const ResultLines lines(a, first + begin, first + (ends ? end : begin), column);
+      const Meanwhile meanwhile = {t, tiles, ResultLines(a, first + begin, first + (ends ? end : begin), column)};
       if (a.K > 0)
         quantized_tile_of<Panel, kTileRows>(end - begin,
                                             x + k / kLinearChunk * a.ld_chunk + (first + begin) * kLinearChunk, panel,
-                                            a.K, k, heads, first + begin, sums + begin * kPanel, lines);
+                                            a.K, k, heads, first + begin, sums + begin * kPanel, meanwhile);
       if (ends) finish_quantized<Panel>(a, heads, first + begin, end - begin, column, panel, sums + begin * kPanel);
     }
 }

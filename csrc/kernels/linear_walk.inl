@@ -2,15 +2,14 @@
 // what follows the sums. linear.inl, linear_bfloat16.inl and linear_quantized.inl are the products themselves.
 //
 // k goes in chunks of kLinearChunk bytes of x. A chunk of the panel stays in the first-level cache while all tiles of
-// rows pass over it, and the sums wait in memory between chunks. A single row takes several panels at once, each read
-// as a stream, so that there are chains enough to keep the multipliers busy. R rows of a tile share each load of the
-// panel.
+// rows pass over it, and the sums wait in memory between chunks. R rows of a tile share each load of the panel. All is
+// read in the order of memory, a single stream.
 //
 // A Panel says how a type does it:
 //   type, kSteps    how it is packed, and k of a chunk
 //   tile<R>         sums (R, kPanel) += R rows of x, kLinearChunk bytes apart, times steps [k, k + n) of the panel; in
 //                   each step something is fetched of what `meanwhile` holds
-//   row<P>          sums (P, kPanel) += one row, from step k on, times steps [k, k + n) of P panels of K steps
+//   row             sums (kPanel) += one row times steps [k, k + n) of the panel
 
 constexpr int kGroupTiles = 8;                       // row tiles that pass over a chunk of the panel in turn
 constexpr int64_t kLinearFloats = kLinearChunk / 4;  // k of a chunk: 16 KB of a float32 panel
@@ -39,6 +38,7 @@ void finish_linear_row(const float* sums, const PanelArgs& a, int64_t i, int64_t
 // has no steps for is left. Few rows find them in the second-level cache, and save the trouble.
 class ResultLines {
  public:
+  ResultLines() = default;
   ResultLines(const PanelArgs& a, int64_t begin, int64_t end, int64_t column) : rows_(end - begin) {
     const Epilogue& e = a.epilogue;
     const int64_t cols = minimum(kPanel, a.cols - column);
@@ -77,25 +77,40 @@ class ResultLines {
 
   Array now_, later_;
   const char* at_;
-  int64_t rows_, left_ = 0;
+  int64_t rows_ = 0, left_ = 0;
 };
 
-struct NoLines {
-  template <int R>
-  INLINE void fetch() {}
+constexpr int64_t kStreamAhead = 4096;  // bytes
+
+// Memory of a panel to fetch while a product is computed: from + k * step in step k. step: bytes
+struct Ahead {
+  const uint8_t* from;
+  int64_t step;
 };
+
+// What belongs to so many steps from step k on, of which as many lines are read, by a tile of R rows. The more rows,
+// the longer it takes until they are: they wait in the second-level cache.
+template <int R, int kSteps, int kLines>
+INLINE void fetch_lines(Ahead ahead, int64_t k) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLines; ++i)
+    __builtin_prefetch(ahead.from + k * ahead.step + i * kSteps * ahead.step / kLines, 0, R > kTileRows / 2 ? 2 : 3);
+}
 
 // What a tile fetches while it computes: its share, `tile` of `tiles`, of the panel's next chunk, and the lines of its
 // results where the product ends with this chunk.
 struct Meanwhile {
   int tile, tiles;
   ResultLines results;
+
+  // For one of several passes of the tile over a chunk, n steps of so many bytes. What is passed over only once comes
+  // from memory, and is fetched right before.
+  INLINE Ahead panel(const uint8_t* chunk, int64_t n, int64_t bytes, int pass, int passes) const {
+    const int share = tile * passes + pass, shares = tiles * passes;
+    if (shares == 1) return {chunk + kStreamAhead, bytes};
+    return {chunk + n * bytes + n * bytes / shares * share, (bytes + shares - 1) / shares};
+  }
 };
-
-constexpr int64_t kStreamAhead = 4096;
-
-// Panels a row takes at once: as many as there are registers for, at most four.
-constexpr int kRowPanels = 4 * kPanel <= kAccumulators * kLanes ? 4 : 2 * kPanel <= kAccumulators * kLanes ? 2 : 1;
 
 // 16 bits: step k of a panel is 16 words of two columns each, c in the low half and 16 + c in the high half.
 constexpr int kHalf = kPanel / 2;
@@ -111,22 +126,20 @@ struct BFloat16Step {
   }
 };
 
-// Sums of R rows and the columns c.. and 16 + c.. of P panels, V vectors of each; R or P is 1.
-template <int R, int P>
+// Sums of R rows and the columns c.. and 16 + c.. of a panel, V vectors of each.
+template <int R>
 struct HalfSums {
-  static constexpr int V = R == 1 ? kHalf / kLanes : 1, C = P * V;
+  static constexpr int V = R == 1 ? kHalf / kLanes : 1;
   static constexpr int64_t kBytes = kPanel * 2;  // of a step
-  Vf low[R][C], high[R][C];
+  Vf low[R][V], high[R][V];
 
-  // One step, at panels + at: x[r * kLinearFloats] times its columns.
+  // x[r * kLinearFloats] times the columns of one step.
   template <class Step>
-  INLINE void add(const float* x, const uint8_t* const (&panels)[P], int64_t at, int c) {
+  INLINE void add(const float* x, const uint8_t* step, int c) {
 #pragma GCC unroll 16
-    for (int j = 0; j < C; ++j) {
-      const uint8_t* step = panels[j / V] + at;
-      if (j % V == 0) __builtin_prefetch(step + kStreamAhead);  // a step is a line
+    for (int j = 0; j < V; ++j) {
       Vf a, b;
-      Step::widen(step, c + j % V * kLanes, a, b);
+      Step::widen(step, c + j * kLanes, a, b);
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
         const Vf s = set1(x[r * kLinearFloats]);
@@ -136,13 +149,13 @@ struct HalfSums {
     }
   }
 
-  // sums: (R, kPanel) or (P, kPanel)
+  // sums: (R, kPanel)
   INLINE void add_to(float* sums, int c) const {
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
-      for (int j = 0; j < C; ++j) {
-        float* s = sums + (r + j / V) * kPanel + c + j % V * kLanes;
+      for (int j = 0; j < V; ++j) {
+        float* s = sums + r * kPanel + c + j * kLanes;
         store(s, load(s) + low[r][j]);
         store(s + kHalf, load(s + kHalf) + high[r][j]);
       }
@@ -180,32 +193,29 @@ void linear_group(const PanelArgs& a, int64_t first, int rows, int64_t column, c
   }
 }
 
-template <class Panel, int P>
-int64_t row_panels(const PanelArgs& a, int64_t column) {
-  alignas(64) float sums[P * kPanel];
-  const int64_t size = panel_bytes(Panel::type, a.K);
-  for (; column + (P - 1) * kPanel < a.cols; column += P * kPanel) {
-    for (int i = 0; i < P * kPanel; i += kLanes) store(sums + i, set1(0.0f));
-    for (int64_t k = 0; k < a.K; k += Panel::kSteps)
-      Panel::template row<P>(static_cast<const char*>(a.x) + k / Panel::kSteps * kLinearChunk,
-                             static_cast<const uint8_t*>(a.panels) + column / kPanel * size, a.K, k,
-                             minimum(Panel::kSteps, a.K - k), sums);
-    for (int p = 0; p < P; ++p) finish_linear_row(sums + p * kPanel, a, 0, column + p * kPanel);
-  }
-  return column;
+// The result of a single row and a panel.
+template <class Panel>
+void linear_row(const PanelArgs& a, int64_t column, const uint8_t* panel) {
+  alignas(64) float sums[kPanel];
+  for (int i = 0; i < kPanel; i += kLanes) store(sums + i, set1(0.0f));
+  for (int64_t k = 0; k < a.K; k += Panel::kSteps)
+    Panel::row(static_cast<const char*>(a.x) + k / Panel::kSteps * kLinearChunk, panel, k,
+               minimum(Panel::kSteps, a.K - k), sums);
+  finish_linear_row(sums, a, 0, column);
 }
 
 template <class Panel>
 void linear_rows(const PanelArgs& a) {
-  if (a.rows == 1) {
-    row_panels<Panel, 1>(a, row_panels<Panel, kRowPanels>(a, 0));
-    return;
-  }
   const int64_t size = panel_bytes(Panel::type, a.K), count = (a.rows + kMostRows - 1) / kMostRows;
-  for (int64_t column = 0; column < a.cols; column += kPanel)
+  for (int64_t column = 0; column < a.cols; column += kPanel) {
+    const uint8_t* panel = static_cast<const uint8_t*>(a.panels) + column / kPanel * size;
+    if (a.rows == 1) {
+      linear_row<Panel>(a, column, panel);
+      continue;
+    }
     for (int64_t g = 0; g < count; ++g) {
       const int64_t begin = a.rows * g / count, end = a.rows * (g + 1) / count;
-      linear_group<Panel>(a, begin, static_cast<int>(end - begin), column,
-                          static_cast<const uint8_t*>(a.panels) + column / kPanel * size);
+      linear_group<Panel>(a, begin, static_cast<int>(end - begin), column, panel);
     }
+  }
 }

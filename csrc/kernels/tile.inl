@@ -1,18 +1,7 @@
 // The register tile that every matrix product of the library is made of.
 
-// Memory to fetch into the cache while a product is computed: the line at from + k * step in step k.
-struct Ahead {
-  const float* from;
-  int64_t step;
-};
+// Nothing is fetched while a product is computed.
 struct NoAhead {};
-
-template <int U, int V>
-INLINE void fetch(Ahead ahead, int64_t k) {
-  constexpr int lines = (U * V * kLanes + 15) / 16;  // as many as these steps read
-#pragma GCC unroll 16
-  for (int i = 0; i < lines; ++i) __builtin_prefetch(ahead.from + k * ahead.step + i * U * ahead.step / lines);
-}
 template <int U, int V>
 INLINE void fetch(NoAhead, int64_t) {}
 
