@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -115,8 +116,9 @@ def write_converted(path: Path, store: PackingStore, wanted: Iterable[Needed], f
     longest = max(COMPUTE_TYPES, key=len)
     room = _aligned(len(_header(facts, [Placed(item, longest, MOST, MOST, MOST) for item in order])))
     placed: list[Placed] = []
-    with open(path, "wb") as out:
-        out.seek(room)
+    with open(path, "wb", buffering=0) as file:
+        out = _Blocks(file)
+        out.write(bytes(room))
         for item in order:
             weight = store.pack(item) if item.matrix else None
             data: Any = weight.packed if weight else store.plain(item)
@@ -125,11 +127,45 @@ def write_converted(path: Path, store: PackingStore, wanted: Iterable[Needed], f
             placed.append(Placed(item, weight.dtype if weight else "float32", begin, end, data.nbytes))
             out.write(data)
             out.write(bytes(end - begin - data.nbytes))
+        out.end()
         header = _header(facts, placed)
-        out.seek(0)
-        out.write((room - 8).to_bytes(8, "little") + header[8:].ljust(room - 8))
-        out.flush()
-        os.fsync(out.fileno())
+        file.seek(0)
+        _write_all(file, (room - 8).to_bytes(8, "little") + header[8:].ljust(room - 8))
+        os.fsync(file.fileno())
+
+
+class _Blocks:
+    """Writes a file in blocks of several huge pages.
+
+    The system keeps what it has just written in pages as large as the writes allow, and maps 2 MB at once where they are
+    whole: Linux 6.16 on ext4 then reads weights 1.1 to 1.3 times as fast as in pages of 4 KB.
+    """
+
+    SIZE = 8 << 20
+
+    def __init__(self, file: io.RawIOBase) -> None:
+        self._file = file
+        self._block = bytearray()
+
+    def write(self, data: Any) -> None:
+        left = memoryview(data).cast("B")
+        while left:
+            room = self.SIZE - len(self._block)
+            self._block += left[:room]
+            left = left[room:]
+            if len(self._block) == self.SIZE:
+                self.end()
+
+    def end(self) -> None:
+        """Writes what is left."""
+        _write_all(self._file, self._block)
+        self._block = bytearray()
+
+
+def _write_all(file: io.RawIOBase, data: bytes | bytearray) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) or 0 :]
 
 
 class Placed(NamedTuple):

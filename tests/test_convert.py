@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fastattn
-from fastattn import cli
+from fastattn import cli, container
 from fastattn.conversion import _move
 from fastattn.loaders import open_checkpoint
 from fastattn.packing import COMPUTE_TYPES
@@ -477,3 +478,32 @@ def test_the_checkpoint_says_what_it_is(folder: Path) -> None:
     assert checkpoint.format == "converted" and checkpoint.converted is not None
     assert checkpoint.converted.compute_type == "int8"
     assert not checkpoint.tensors["model.shared.weight.packed"].flags.writeable
+
+
+class Written(io.RawIOBase):
+    """Takes at most `most` bytes at once, as a system may; remembers where each write began."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.data, self.begins = most, bytearray(), [0]
+
+    def write(self, data: Any) -> int:
+        taken = bytes(data[: self.most])
+        self.data += taken
+        self.begins.append(len(self.data))
+        return len(taken)
+
+
+@given(st.lists(st.integers(0, 300), max_size=12), st.integers(1, 64))
+def test_weights_are_written_in_whole_blocks(sizes: list[int], most: int) -> None:
+    class Small(container._Blocks):
+        SIZE = 64
+
+    file, pieces = Written(most), [os.urandom(size) for size in sizes]
+    out = Small(file)
+    for piece in pieces:
+        out.write(np.frombuffer(piece, np.uint8))
+    blocks = len(file.data)
+    out.end()
+    assert file.data == b"".join(pieces)
+    assert blocks == len(file.data) // 64 * 64
+    assert set(range(0, blocks, 64)) <= set(file.begins)
