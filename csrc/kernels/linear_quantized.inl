@@ -47,18 +47,6 @@ INLINE void store_sums(const Vi (&acc)[R][V], int32_t* sums) {
     for (int v = 0; v < V; ++v) store_int(sums + r * kPanel + v * kLanes, acc[r][v]);
 }
 
-// What a tile fetches of the panel in a pass over n quads. Few rows read no faster for it than the processor does by
-// itself: they keep what they have.
-template <int R, int V>
-INLINE Ahead quads_ahead(const Meanwhile& meanwhile, const uint8_t* codes, int64_t n, int c) {
-  if (meanwhile.tiles == 1 && R <= kTileRows * 2 / 3) return {codes, 0};
-  return meanwhile.panel(codes, n, 4 * kPanel, c / (V * kLanes), kPanel / (V * kLanes));
-}
-template <int R, int V>
-INLINE void fetch_quad(Ahead ahead, int64_t quad) {
-  if (R > kTileRows / 3) fetch_lines<R, 1, (V * kLanes * 4 + 63) / 64>(ahead, quad);
-}
-
 // One quad of R rows of codes, kLinearChunk apart.
 template <auto dot, int R, int V>
 INLINE void int8_step(Vi (&acc)[R][V], const int8_t* q, const uint8_t* codes) {
@@ -80,11 +68,11 @@ __attribute__((noinline)) void int8_tile(const int8_t* q, const uint8_t* codes, 
   constexpr int V = widest(R, kPanel);
   ResultLines results = meanwhile.results;
   for (int c = 0; c < kPanel; c += V * kLanes) {
-    const Ahead ahead = quads_ahead<R, V>(meanwhile, codes, n, c);
+    const Ahead ahead = meanwhile.panel(codes, n, 4 * kPanel, c / (V * kLanes), kPanel / (V * kLanes));
     Vi acc[R][V];
     load_sums(acc, sums + c);
     for (int64_t quad = 0; quad < n; ++quad) {
-      fetch_quad<R, V>(ahead, quad);
+      fetch_lines<R, 1, (V * kLanes * 4 + 63) / 64>(ahead, quad);
       results.template fetch<R>();
       int8_step<dot>(acc, q + quad * 4, codes + (quad * kPanel + c) * 4);
     }
@@ -106,12 +94,12 @@ __attribute__((noinline)) void int8_tile_widened(const int8_t* q, const uint8_t*
     }
   ResultLines results = meanwhile.results;
   for (int c = 0; c < kPanel; c += V * kLanes) {
-    const Ahead ahead = quads_ahead<R, V>(meanwhile, codes, n, c);
+    const Ahead ahead = meanwhile.panel(codes, n, 4 * kPanel, c / (V * kLanes), kPanel / (V * kLanes));
     Vi acc[R][V];
     load_sums(acc, sums + c);
     for (int64_t quad = 0; quad < n; ++quad) {
       Vi w[V], x[V];
-      fetch_quad<R, V>(ahead, quad);
+      fetch_lines<R, 1, (V * kLanes * 4 + 63) / 64>(ahead, quad);
       results.template fetch<R>();
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) {
@@ -196,7 +184,7 @@ void int8_tile_split(const int8_t* q, const Rests* rests, const uint8_t* codes, 
   if (most) int8_rests<R>(rests, most, codes, sums);
 }
 
-// One row, two quads at a time into accumulators of their own, reading ahead.
+// One row, two quads at a time into accumulators of their own.
 void int8_row(const int8_t* q, const uint8_t* codes, int64_t n, int32_t* sums) {
   constexpr int V = widest(2, kPanel);
   for (int c = 0; c < kPanel; c += V * kLanes) {
@@ -206,8 +194,6 @@ void int8_row(const int8_t* q, const uint8_t* codes, int64_t n, int32_t* sums) {
     int64_t quad = 0;
     for (; quad + 2 <= n; quad += 2) {
       const uint8_t* line = codes + (quad * kPanel + c) * 4;
-#pragma GCC unroll 8
-      for (int i = 0; i < 2 * V * 4 * kLanes; i += 64) __builtin_prefetch(line + 4096 + i);
       int8_step<dot_bytes>(even, q + quad * 4, line);
       int8_step<dot_bytes>(odd, q + quad * 4 + 4, line + 4 * kPanel);
     }
@@ -241,6 +227,7 @@ INLINE void int4_step(Vi (&low)[R][V], Vi (&high)[R][V], const int8_t* q, const 
 
 // Registers that a row's sums take for a vector of either half: those of the codes, and the floats, which stay in them
 // from group to group. Vectors of four lanes gain more from twice the rows; their floats wait in memory.
+constexpr int kInt4Halves = 2;  // of a line: a step multiplies both, as long as twice the rows take
 constexpr int kInt4Sums = kLanes > 4 ? 4 : 2;
 constexpr int kInt4Rows = kAccumulators / kInt4Sums < kTileRows ? kAccumulators / kInt4Sums : kTileRows;
 
@@ -252,11 +239,8 @@ INLINE void int4_columns(const int8_t* q, const uint8_t* group, int64_t n, const
   load_tile(total_low, sums + c, kPanel);
   load_tile(total_high, sums + kPanel / 2 + c, kPanel);
   for (int64_t g = 0; g < n; ++g, group += kGroupBytes, q += kGroup) {
-    if (R == 1) {
-      for (int line = 0; line < kGroupBytes; line += 64) __builtin_prefetch(group + 6 * kGroupBytes + line);
-    } else {
-      for (int64_t byte = 0; byte < ahead.step; byte += 64)
-        __builtin_prefetch(ahead.from + byte, 0, 2 * R > kTileRows / 2 ? 2 : 3);
+    if (kFetches<kInt4Halves * R>) {
+      for (int64_t byte = 0; byte < ahead.step; byte += 64) fetch_line(ahead.from + byte);
       ahead.from += ahead.step;
     }
     const uint8_t* codes = group + 2 * kPanel + c * 4;
@@ -271,7 +255,7 @@ INLINE void int4_columns(const int8_t* q, const uint8_t* group, int64_t n, const
     } else {
 #pragma GCC unroll 1  // else the codes of all quads would be unpacked first, into memory
       for (int i = 0; i < kGroup / 4; ++i) {
-        results.template fetch<2 * R>();  // a step multiplies two halves of a line
+        results.template fetch<kInt4Halves * R>();
         int4_step(low, high, q + i * 4, codes + i * 64);
       }
     }
@@ -306,9 +290,7 @@ __attribute__((noinline)) void int4_tile(const int8_t* q, const uint8_t* group, 
     constexpr int V = widest(kInt4Sums * R, kPanel / 2);
     ResultLines left = meanwhile.results;  // in registers
     for (int c = 0; c < kPanel / 2; c += V * kLanes) {
-      Ahead ahead = {group, 0};
-      if (meanwhile.tiles > 1 || R > 2)
-        ahead = meanwhile.panel(group, n, kGroupBytes, c / (V * kLanes), kPanel / 2 / (V * kLanes));
+      const Ahead ahead = meanwhile.panel(group, n, kGroupBytes, c / (V * kLanes), kPanel / 2 / (V * kLanes));
       int4_columns<R, V>(q, group, n, group_sums, ld, c, sums, ahead, left);
     }
     meanwhile.results = left;

@@ -80,7 +80,13 @@ class ResultLines {
   int64_t rows_ = 0, left_ = 0;
 };
 
-constexpr int64_t kStreamAhead = 4096;  // bytes
+// A tile of many rows fetches what it reads next of a panel, into the second-level cache, where it waits for a while.
+// Few rows are done with a line before the next one is there: the processor's own prefetching along a single stream is
+// best left alone.
+constexpr int64_t kBytesFetchedAhead = 8192;
+template <int R>
+constexpr bool kFetches = R > kTileRows / 2;
+INLINE void fetch_line(const uint8_t* at) { __builtin_prefetch(at, 0, 2); }
 
 // Memory of a panel to fetch while a product is computed: from + k * step in step k. step: bytes
 struct Ahead {
@@ -88,13 +94,12 @@ struct Ahead {
   int64_t step;
 };
 
-// What belongs to so many steps from step k on, of which as many lines are read, by a tile of R rows. The more rows,
-// the longer it takes until they are: they wait in the second-level cache.
+// What belongs to so many steps from step k on, of which as many lines are read, by a tile of R rows.
 template <int R, int kSteps, int kLines>
 INLINE void fetch_lines(Ahead ahead, int64_t k) {
+  if (!kFetches<R>) return;
 #pragma GCC unroll 16
-  for (int i = 0; i < kLines; ++i)
-    __builtin_prefetch(ahead.from + k * ahead.step + i * kSteps * ahead.step / kLines, 0, R > kTileRows / 2 ? 2 : 3);
+  for (int i = 0; i < kLines; ++i) fetch_line(ahead.from + k * ahead.step + i * kSteps * ahead.step / kLines);
 }
 
 // What a tile fetches while it computes: its share, `tile` of `tiles`, of the panel's next chunk, and the lines of its
@@ -107,7 +112,7 @@ struct Meanwhile {
   // from memory, and is fetched right before.
   INLINE Ahead panel(const uint8_t* chunk, int64_t n, int64_t bytes, int pass, int passes) const {
     const int share = tile * passes + pass, shares = tiles * passes;
-    if (shares == 1) return {chunk + kStreamAhead, bytes};
+    if (shares == 1) return {chunk + kBytesFetchedAhead, bytes};
     return {chunk + n * bytes + n * bytes / shares * share, (bytes + shares - 1) / shares};
   }
 };
