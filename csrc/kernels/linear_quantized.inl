@@ -225,9 +225,11 @@ INLINE void int4_step(Vi (&low)[R][V], Vi (&high)[R][V], const int8_t* q, const 
   }
 }
 
+// A step multiplies both halves of a line, as long as twice the rows take.
+constexpr int kInt4Halves = 2;
+
 // Registers that a row's sums take for a vector of either half: those of the codes, and the floats, which stay in them
 // from group to group. Vectors of four lanes gain more from twice the rows; their floats wait in memory.
-constexpr int kInt4Halves = 2;  // of a line: a step multiplies both, as long as twice the rows take
 constexpr int kInt4Sums = kLanes > 4 ? 4 : 2;
 constexpr int kInt4Rows = kAccumulators / kInt4Sums < kTileRows ? kAccumulators / kInt4Sums : kTileRows;
 
