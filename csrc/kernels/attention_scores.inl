@@ -43,11 +43,13 @@ INLINE int64_t pages_ahead(const AttentionArgs& args, int64_t width) {
   return maximum(1, bytes * kTerms<T> / (kPage * maximum(width, 1) * int64_t(sizeof(T))));
 }
 
-// Which lines of `next`, read `ahead` pages of rows of `width` after `page`, are prefetched: few between neighbours in
-// float32, as the processor's own prefetching goes on there; in smaller types more is left to arithmetic, and few lose.
-template <class T>
+// Which lines of `next`, read `ahead` pages of rows of `width` after `page`, are prefetched for R rows: few between
+// neighbours in float32, as the processor's own prefetching goes on there; in smaller types, and for more than half a
+// tile of rows, more is left to arithmetic, and few lose.
+template <class T, int R>
 INLINE uintptr_t skip_bits(const void* page, const void* next, int64_t width, int64_t ahead) {
-  const bool goes_on = is_float<T> && next == static_cast<const float*>(page) + ahead * kPage * width;
+  const bool goes_on =
+      is_float<T> && 2 * R <= kTileRows && next == static_cast<const float*>(page) + ahead * kPage * width;
   return goes_on ? kOneInFour : kEveryLine;
 }
 
@@ -145,10 +147,10 @@ void score_keys(const AttentionArgs& args, const RowGroup& group, BlockTile& til
       multiply_keys(acc, group.q, k, args.D, Later{page + share, 2 * kPage * int64_t(sizeof(T)) / shares});
     } else {
       const int64_t ahead = pages_ahead<T>(args, args.D);
-      const int64_t page = (tile.begin + key) / kPage;  // of all V vectors
-      const void* next = after_keys(args, group, page, ahead).rows;
-      After<V> after = {{}, args.near, skip_bits<T>(args.k_pages[page], next, args.D, ahead)};
-      for (int v = 0; v < V; ++v) after.page[v] = static_cast<const char*>(next);
+      const int64_t page = (tile.begin + key) / kPage;
+      const auto next = [&](int v) { return after_keys(args, group, page + v * kLanes / kPage, ahead).rows; };
+      After<V> after = {{}, args.near, skip_bits<T, R>(args.k_pages[page], next(0), args.D, ahead)};
+      for (int v = 0; v < V; ++v) after.page[v] = reinterpret_cast<const char*>(next(v));
       multiply_keys(acc, group.q, k, args.D, after);
     }
     if constexpr (is_int8<T>) {
@@ -326,7 +328,9 @@ void score_block(const AttentionArgs& args, const RowGroup& group, BlockTile& ti
   if (is_float<T> && args.ldk) {
     score_key_rows<R>(args, group, tile);
   } else if (group.pages) {
-    score_keys<T, R, widest(R, kPage)>(args, group, tile, tile.first);  // one page after the other: a single stream
+    // One page after the other is a single stream; but a chain that takes 16 bytes at a time is slower than the memory.
+    constexpr int keys = is_int8<T> && R == 1 ? 4 * kPage : kPage;
+    score_keys<T, R, widest(R, keys)>(args, group, tile, tile.first);
   } else {
     score_keys<T, R, widest(R, kTileColumns)>(args, group, tile, tile.first);
   }

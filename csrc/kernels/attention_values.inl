@@ -1,13 +1,13 @@
 // The second half of a block: the products of the powers with the values.
 
 // What is read after V vectors of columns of the values from key j on, until the end of their page.
-template <class T, int V>
+template <class T, int R, int V>
 INLINE After<V> values_after(const AttentionArgs& args, const RowGroup& group, int64_t j, int64_t column) {
   const int64_t ahead = pages_ahead<T>(args, args.Dv);
   const PageOfRows page = after_values(args, group, j / kPage, ahead);
   const int64_t from = j % kPage / kTerms<T> * args.ldv + column;
   const char* next = reinterpret_cast<const char*>(page.rows) + from * int64_t(sizeof(T));
-  After<V> after = {{}, args.near, skip_bits<T>(args.v_pages[j / kPage], page.rows, args.Dv, ahead)};
+  After<V> after = {{}, args.near, skip_bits<T, R>(args.v_pages[j / kPage], page.rows, args.Dv, ahead)};
   for (int v = 0; v < V; ++v) after.page[v] = next + v * kLanes * int64_t(sizeof(T));
   return after;
 }
@@ -47,7 +47,7 @@ INLINE void add_values(Vf (&acc)[R][V], const AttentionArgs& args, const RowGrou
     if (!group.pages || (R == 1 && args.near && !args.ldk)) {
       multiply<kBlock, 1>(acc, p, columns, args.ldv, n / kTerms<T>);
     } else {
-      const After<V> after = values_after<T, V>(args, group, j, column);
+      const After<V> after = values_after<T, R, V>(args, group, j, column);
       multiply<kBlock, 1>(acc, p, columns, args.ldv, n / kTerms<T>, after);
     }
   }
