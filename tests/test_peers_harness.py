@@ -248,7 +248,9 @@ def test_cases_cover_what_was_asked_for() -> None:
     assert [Participant.parse(p.name) for p in PARTICIPANTS] == list(PARTICIPANTS)
     long = [c for c in found if c.context > 8000]
     assert all(
-        any(takes_part(p, c) for p in PARTICIPANTS if p.engine == e) for c in long for e in ("fastattn", "ctranslate2")
+        any(takes_part(p, c) for p in PARTICIPANTS if p.engine == e)
+        for c in long
+        for e in ("fastattn", "ctranslate2", "torch")
     )
     assert all(takes_part(p, CASE) for p in PARTICIPANTS if p.isa != "MKL")
     assert len({c.label for c in found}) == len(found)

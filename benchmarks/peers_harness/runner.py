@@ -13,6 +13,7 @@ from peers_harness.pool import TICKS, Engine, Fault, Pool
 from peers_harness.ratios import DISTURBED
 
 SCORED = {"batch": 2, "context": 16, "length": 16}  # what the errors are taken from
+LONGEST = 600.0  # seconds that a call may take: 8,128 tokens of the Llama shape are two minutes in float32
 ENOUGH = 1.5  # seconds: whose turns are shorter takes part in three rounds whatever its share
 # Seconds of the call, seconds of the same with one token or None, noise; of ours also the GB/s beside it.
 Turn = list[Any]
@@ -114,7 +115,7 @@ class Runner:
     def _turn(self, case: Case, engine: Engine, number: int, entry: dict[str, Any], name: str) -> Turn:
         """One call, repeated once if the machine was busy with something else meanwhile; before it a call for one token."""
         arguments = {"batch": case.batch, "context": case.context, "beams": case.beams}
-        timeout = max(20.0, min(120.0, self.left() + 60))
+        timeout = max(20.0, min(LONGEST, self.left() + 60))
         ours = Participant.parse(name).engine == OURS
         if number == 0:
             short = min(case.context, 128)
