@@ -38,7 +38,7 @@ struct Float32Panel {
     }
   }
   static void row(const char* x, const uint8_t* panel, int64_t k, int64_t n, float* sums) {
-    tile<1>(x, panel, k, n, sums, {0, 1, {}});
+    tile<1>(x, panel, k, n, sums, Meanwhile{});
   }
 
  private:
@@ -64,7 +64,7 @@ struct HalfPanel {
     chain<R>(x, panel + k * kBytes, n, sums, meanwhile);
   }
   static void row(const char* x, const uint8_t* panel, int64_t k, int64_t n, float* sums) {
-    chain<1>(x, panel + k * kBytes, n, sums, {0, 1, {}});
+    chain<1>(x, panel + k * kBytes, n, sums, Meanwhile{});
   }
 
  private:

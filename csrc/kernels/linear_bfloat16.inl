@@ -72,7 +72,7 @@ struct Bfloat16Panel {
     chain<R>(x, panel + k * kBytes, n, sums, meanwhile);
   }
   static void row(const char* x, const uint8_t* panel, int64_t k, int64_t n, float* sums) {
-    chain<1>(x, panel + k * kBytes, n, sums, {0, 1, {}});
+    chain<1>(x, panel + k * kBytes, n, sums, Meanwhile{});
   }
 
  private:

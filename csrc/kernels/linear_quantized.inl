@@ -343,7 +343,7 @@ struct Int4Panel {
     for (int i = 0; i < rows * kPanel; i += kLanes) store(sums + i, set1(0.0f));
   }
   static void row(const int8_t* q, const uint8_t* panel, int64_t K, const Heads& heads, float* sums) {
-    Meanwhile nothing = {0, 1, {}};
+    Meanwhile nothing;
     int4_tile<1>(q, panel, groups(K), heads.group_sums(0), 0, sums, nothing);
   }
   template <int R>

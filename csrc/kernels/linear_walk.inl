@@ -103,10 +103,10 @@ INLINE void fetch_lines(Ahead ahead, int64_t k) {
 }
 
 // What a tile fetches while it computes: its share, `tile` of `tiles`, of the panel's next chunk, and the lines of its
-// results where the product ends with this chunk.
+// results where the product ends with this chunk. As it begins: of a chunk that is passed over once, and no results.
 struct Meanwhile {
-  int tile, tiles;
-  ResultLines results;
+  int tile = 0, tiles = 1;
+  ResultLines results = {};
 
   // For one of several passes of the tile over a chunk, n steps of so many bytes. What is passed over only once comes
   // from memory, and is fetched right before.
