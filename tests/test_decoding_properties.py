@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import TableSession, random_table
+from fakes import TableSession, hash_prefix, random_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +14,7 @@ from fastattn.decoding import GenerationOptions, Hypothesis, generate, stream
 from fastattn.decoding._beam import BeamState
 from fastattn.decoding.beam import BeamSearch
 from fastattn.decoding.greedy import RowDecoder, decode_rows
+from fastattn.decoding.sampling import draw_beams
 from fastattn.errors import InputError, OptionError
 
 V = 30
@@ -126,6 +127,22 @@ def test_one_beam_that_stops_early_is_greedy(
 
 
 @quick
+@given(SEEDS, EOS, PROMPTS, st.sampled_from([{}, {"do_sample": True, "top_k": 0, "seed": 5}]), BANS)
+def test_scores_are_what_the_model_gave_the_tokens(
+    seed: int, eos: tuple[int, ...], prompts: list[list[int]], strategy: dict[str, Any], bans: dict[str, Any]
+) -> None:
+    """Log-probabilities before penalties and bans; a token that was forced has 0."""
+    table = session(seed, eos).table.astype(np.float64)
+    for prompt, [found] in zip(prompts, run(seed, eos, prompts, max_new_tokens=9, **strategy, **bans), strict=True):
+        generated = [*found.token_ids] if found.end_token is None else [*found.token_ids, found.end_token]
+        rows = [table[hash_prefix(prompt + generated[:at]) % len(table)] for at in range(len(generated))]
+        expected = [row[token] - np.log(np.exp(row).sum()) for row, token in zip(rows, generated, strict=True)]
+        if "forced_eos_token_id" in bans and len(generated) == 9:
+            expected[-1] = 0.0
+        np.testing.assert_allclose(found.token_scores, expected, rtol=1e-5, atol=1e-5)
+
+
+@quick
 @given(SEEDS, EOS, PROMPTS, BANS, st.booleans())
 def test_streaming_gives_the_same_tokens(
     seed: int, eos: tuple[int, ...], prompts: list[list[int]], bans: dict[str, Any], sample: bool
@@ -220,6 +237,17 @@ def test_the_beam_refuses_rows_it_did_not_ask_for() -> None:
         state.advance(np.zeros((2, 4), np.float32), np.zeros((2, 4), np.int32))
 
 
+@pytest.mark.parametrize("eos", [(), (0,), (0, 1, 2)])
+def test_each_sampled_beam_keeps_a_token_beside_the_end_tokens(eos: tuple[int, ...]) -> None:
+    left = max(len(eos), 1) + 1  # of each beam, however few top_k and the others would leave
+    options = GenerationOptions(num_beams=2, do_sample=True, top_k=1, top_p=0.01, min_p=0.9, eos_token_id=eos or None)
+    scores = session(7).table[:2]
+    found, beams, tokens = draw_beams(scores, np.zeros(2, np.float32), options, 2 * left + 1, np.random.default_rng(0))
+    assert np.isfinite(found).tolist() == [True] * (2 * left) + [False]
+    best = {(beam, token) for beam in range(2) for token in np.argsort(-scores[beam])[:left]}
+    assert set(zip(beams[:-1].tolist(), tokens[:-1].tolist(), strict=True)) == best
+
+
 @pytest.mark.parametrize("sample", [False, True])
 def test_more_beams_than_words(sample: bool) -> None:
     made = TableSession(random_table(4, 97, 3, 1.0))
@@ -233,7 +261,8 @@ def test_more_beams_than_words(sample: bool) -> None:
 def test_beams_where_every_token_ends(sample: bool) -> None:
     made = TableSession(random_table(4, 97, 3, 1.0))
     made.start(1)
-    options = GenerationOptions(num_beams=2, max_new_tokens=4, vocab_size=3, do_sample=sample, eos_token_id=[0, 1, 2])
+    warped: dict[str, Any] = {"do_sample": True, "top_k": 2, "top_p": 0.5, "min_p": 0.5} if sample else {}
+    options = GenerationOptions(num_beams=2, max_new_tokens=4, vocab_size=3, eos_token_id=[0, 1, 2], **warped)
     [[found]] = generate(made, [np.array([1], np.int32)], options)
     assert found.finish_reason == "eos" and found.token_ids == []
 

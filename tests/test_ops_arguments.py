@@ -133,6 +133,7 @@ def test_a_wrong_shape_is_named(op: str, name: str) -> None:
         (SDPA, {"kv_lengths": [5]}, r"kv_lengths: expected shape \[B=2\], got \[1\]"),
         (SDPA, {"kv_lengths": [5, 6]}, r"kv_lengths: expected values from 0 to 5, got \[5, 6\]"),
         (SDPA, {"kv_lengths": [-1, 6]}, r"kv_lengths: "),
+        (SDPA, {"kv_lengths": np.array([1, 2**63], np.uint64)}, rf"kv_lengths: {2**63} is out of range"),
         (SDPA, {"q_start": [1, 2, 3]}, r"q_start: expected shape \[B=2\]"),
         (SDPA, {"q_start": 2**62}, r"q_start: .*out of range"),
         (SDPA, {"window": (1,)}, r"window: expected \(left, right\)"),
