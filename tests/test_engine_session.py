@@ -20,7 +20,17 @@ from fastattn.errors import InputError
 from fastattn.runtime import Capture, Select
 
 BACKENDS = backends()
-CACHING = ["transformer", "grouped", "decoder-only", "wide", "buckets", "slopes", "bfloat16 cache", "int8 cache"]
+CACHING = [
+    "transformer",
+    "grouped",
+    "decoder-only",
+    "wide",
+    "wide-grouped",
+    "buckets",
+    "slopes",
+    "bfloat16 cache",
+    "int8 cache",
+]
 LOGITS = Select(logits=True)
 NO_IDS = np.zeros(0, np.int32)
 

@@ -69,8 +69,7 @@ void Program::place_values() {
   std::vector<int> last_use(values.size(), -1);
   for (int i = 0; i < end; ++i) {
     for (const int v : nodes[static_cast<size_t>(i)].inputs) last_use[static_cast<size_t>(v)] = i;
-    for (const int v : nodes[static_cast<size_t>(i)].outputs)
-      last_use[static_cast<size_t>(v)] = std::max(last_use[static_cast<size_t>(v)], i);
+    for (const int v : nodes[static_cast<size_t>(i)].outputs) last_use[static_cast<size_t>(v)] = i;
   }
   for (const Tap& tap : taps) last_use[static_cast<size_t>(tap.value)] = end;
   if (output >= 0) last_use[static_cast<size_t>(output)] = end;
