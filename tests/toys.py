@@ -242,6 +242,7 @@ TOYS: dict[str, Callable[[], Toy]] = {
     "lstm": lambda: translator("lstm", 4, score="dot"),
     # large enough that the engine gives their steps to several threads
     "wide": lambda: transformer(5, heads=4, kv_heads=4, head=16, ffn=512),
+    # and whose heads of keys do not go evenly into two, so that the blocks of a long sequence are split
     "wide-grouped": lambda: transformer(11, heads=6, kv_heads=3, head=16, ffn=1024),
     "wide-gru": lambda: translator("gru", 6, hidden=96),
 }

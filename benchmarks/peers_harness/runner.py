@@ -13,7 +13,7 @@ from peers_harness.pool import TICKS, Engine, Fault, Pool
 from peers_harness.ratios import DISTURBED
 
 SCORED = {"batch": 2, "context": 16, "length": 16}  # what the errors are taken from
-LONGEST = 600.0  # seconds that a call may take: 8,128 tokens of the Llama shape are two minutes in float32
+LONGEST = 600.0  # seconds that a call may take: 8,128 tokens of the Llama shape take some engines two to three minutes
 ENOUGH = 1.5  # seconds: whose turns are shorter takes part in three rounds whatever its share
 # Seconds of the call, seconds of the same with one token or None, noise; of ours also the GB/s beside it.
 Turn = list[Any]

@@ -44,12 +44,11 @@ INLINE int64_t pages_ahead(const AttentionArgs& args, int64_t width) {
 }
 
 // Which lines of `next`, read `ahead` pages of rows of `width` after `page`, are prefetched for R rows: few between
-// neighbours in float32, as the processor's own prefetching goes on there; in smaller types, and for more than half a
-// tile of rows, more is left to arithmetic, and few lose.
+// neighbours in float32, as the processor's own prefetching goes on there, but for many rows; in smaller types more is
+// left to arithmetic, and few lose.
 template <class T, int R>
 INLINE uintptr_t skip_bits(const void* page, const void* next, int64_t width, int64_t ahead) {
-  const bool goes_on =
-      is_float<T> && 2 * R <= kTileRows && next == static_cast<const float*>(page) + ahead * kPage * width;
+  const bool goes_on = is_float<T> && !kFetches<R> && next == static_cast<const float*>(page) + ahead * kPage * width;
   return goes_on ? kOneInFour : kEveryLine;
 }
 
@@ -148,9 +147,10 @@ void score_keys(const AttentionArgs& args, const RowGroup& group, BlockTile& til
     } else {
       const int64_t ahead = pages_ahead<T>(args, args.D);
       const int64_t page = (tile.begin + key) / kPage;
-      const auto next = [&](int v) { return after_keys(args, group, page + v * kLanes / kPage, ahead).rows; };
-      After<V> after = {{}, args.near, skip_bits<T, R>(args.k_pages[page], next(0), args.D, ahead)};
-      for (int v = 0; v < V; ++v) after.page[v] = reinterpret_cast<const char*>(next(v));
+      After<V> after = {{}, args.near, kEveryLine};
+      for (int v = 0; v < V; ++v)
+        after.page[v] = reinterpret_cast<const char*>(after_keys(args, group, page + v * kLanes / kPage, ahead).rows);
+      after.skip_bits = skip_bits<T, R>(args.k_pages[page], after.page[0], args.D, ahead);
       multiply_keys(acc, group.q, k, args.D, after);
     }
     if constexpr (is_int8<T>) {

@@ -80,12 +80,8 @@ class ResultLines {
   int64_t rows_ = 0, left_ = 0;
 };
 
-// A tile of many rows fetches what it reads next of a panel, into the second-level cache, where it waits for a while.
-// Few rows are done with a line before the next one is there: the processor's own prefetching along a single stream is
-// best left alone.
+// What a tile of many rows reads next of a panel is fetched into the second-level cache, where it waits for a while.
 constexpr int64_t kBytesFetchedAhead = 8192;
-template <int R>
-constexpr bool kFetches = R > kTileRows / 2;
 INLINE void fetch_line(const uint8_t* at) { __builtin_prefetch(at, 0, 2); }
 
 // Memory of a panel to fetch while a product is computed: from + k * step in step k. step: bytes

@@ -1,5 +1,10 @@
 // The register tile that every matrix product of the library is made of.
 
+// Whether a tile of R rows fetches every line that it reads next from memory. Few rows are done with a line before the
+// next one is there: the processor's own prefetching along a single stream is best left alone.
+template <int R>
+constexpr bool kFetches = R > kTileRows / 2;
+
 // Nothing is fetched while a product is computed.
 struct NoAhead {};
 template <int U, int V>
