@@ -55,6 +55,7 @@ def bind_weights(
         spare = [n for n in checkpoint.tensors if plan.target(n) not in expected]
         nearest = {n: _nearest(n, expected[n], spare, checkpoint) for n in missing[:SHOWN]}
         lines = [
+            checkpoint.hint if missing else "",
             _listed("missing", [f"{n} {_shape(expected[n])}{nearest.get(n, '')}" for n in missing]),
             *(_listed(kind, [f"{name} {text}" for name, (k, text) in faults.items() if k == kind]) for kind in _FAULTS),
             _listed("unexpected", [f"{n} {_shape(_shape_of(checkpoint, n))}" for n in unexpected]),
@@ -214,7 +215,8 @@ class _Plan:
             drop_pages(first.stored)
             drop_pages(other.stored)
             if not same:
-                return "contradictory", f"has different values in {found[0]} and {source}"
+                types = ("", "") if first.dtype == other.dtype else (f" ({first.dtype})", f" ({other.dtype})")
+                return "contradictory", f"has different values in {found[0]}{types[0]} and {source}{types[1]}"
         return None
 
     def _product(self, name: str) -> str:

@@ -165,6 +165,52 @@ def test_bare_encoder_and_decoder_get_their_role(tmp_path: Path) -> None:
     assert tensors["encoder.norm.weight"][0] == ord("e")
 
 
+@pytest.mark.parametrize("variant", ["_fp16", "_optimized"])
+def test_all_parts_of_one_variant_are_a_model(tmp_path: Path, variant: str) -> None:
+    for name in ("encoder_model", "decoder_model", "decoder_with_past_model"):
+        shutil.copy(EXPORTS / "marian-optimum" / f"{name}.onnx", tmp_path / f"{name}{variant}.onnx")
+    (tmp_path / "decoder_model_merged_q4.onnx").write_bytes(b"not read")
+    assert "model.shared.weight" in open_checkpoint(tmp_path).tensors
+    shutil.copy(EXPORTS / "assorted-dynamo" / "model.onnx", tmp_path / "model.onnx")
+    assert "plain.weight" in open_checkpoint(tmp_path).tensors  # the plain name comes first
+
+
+@pytest.mark.parametrize("named", ["", "model_fp16.onnx"])
+def test_a_folder_onnx_has_its_configuration_above_it(tmp_path: Path, named: str) -> None:
+    (tmp_path / "onnx").mkdir()
+    shutil.copy(EXPORTS / "assorted-dynamo" / "model.onnx", tmp_path / "onnx" / (named or "model.onnx"))
+    (tmp_path / "config.json").write_text('{"a": 1}')
+    found = open_checkpoint(tmp_path / "onnx" / named)
+    assert found.config == {"a": 1} and found.path == tmp_path
+    (tmp_path / "onnx" / "config.json").write_text('{"a": 2}')
+    assert open_checkpoint(tmp_path / "onnx" / named).config == {"a": 2}
+
+
+def test_a_model_in_the_folder_onnx_comes_before_a_stray_file(tmp_path: Path) -> None:
+    shutil.copytree(EXPORTS / "assorted-dynamo", tmp_path / "onnx")
+    (tmp_path / "stray.onnx").write_bytes(b"not read")
+    assert "plain.weight" in open_checkpoint(tmp_path).tensors
+
+
+@pytest.mark.parametrize(
+    ("present", "said"),
+    [
+        (
+            ["encoder_model.onnx"],
+            r"which of encoder_model\.onnx is the model\? expected encoder_model\.onnx and decoder_",
+        ),
+        (["encoder_model.onnx", "decoder_model_q4.onnx"], r"which of decoder_model_q4\.onnx, encoder_model\.onnx"),
+        (["encoder_model.onnx", "decoder_with_past_model.onnx"], r"decoder_with_past_model\.onnx lacks the cross-att"),
+        (["decoder_model.onnx"], r"decoder_model\.onnx is a model's decoder alone: .*open the folder"),
+    ],
+)
+def test_a_part_that_is_missing_is_named(tmp_path: Path, present: list[str], said: str) -> None:
+    for name in ("config.json", *present):
+        shutil.copy(EXPORTS / "marian-optimum" / name.replace("_q4", ""), tmp_path / name)
+    with pytest.raises(LoadError, match=said):
+        fastattn.load(tmp_path)
+
+
 def test_unclear_choice_names_the_files(tmp_path: Path) -> None:
     for name in ("a.onnx", "b.onnx"):
         shutil.copy(EXPORTS / "assorted-dynamo" / "model.onnx", tmp_path / name)
@@ -321,6 +367,58 @@ def test_a_nameless_bias_of_the_logits_is_known_by_its_shape(
     assert {n for n in tensors if "logits_bias" in n} == ({name} if name else set())
     if name:
         np.testing.assert_array_equal(tensors[name], bias.reshape(1, 3))
+
+
+@pytest.mark.parametrize("op", ["MatMulInteger", "MatMulNBits", "DequantizeLinear"])
+def test_quantised_weights_are_refused(tmp_path: Path, op: str) -> None:
+    """Also one matrix among many: what is left may look like a whole model."""
+    nodes = [linear(), helper.make_node(op, ["onnx::quantized", "scale"], ["z"], "/lm_head/MatMul")]
+    arrays = [numpy_helper.from_array(VALUES.astype(np.float32), "onnx::MatMul_1")]
+    arrays.append(numpy_helper.from_array(np.ones((3, 2), np.int8), "onnx::quantized"))
+    with pytest.raises(
+        LoadError, match=rf"model\.onnx: its weights are quantised \({op}, 1 node\), .*compute_type='int8'"
+    ):
+        open_checkpoint(save(tmp_path, nodes, arrays))
+
+
+def test_activations_may_be_quantised(tmp_path: Path) -> None:
+    nodes = [linear(), helper.make_node("DequantizeLinear", ["y", "scale"], ["z"], "/fc/Dequantize")]
+    arrays = [numpy_helper.from_array(VALUES.astype(np.float32), "onnx::MatMul_1")]
+    arrays.append(numpy_helper.from_array(np.float32(0.5), "scale"))
+    assert "fc.weight" in open_checkpoint(save(tmp_path, nodes, arrays)).tensors
+
+
+def test_missing_tensors_of_a_fused_export_are_explained(tmp_path: Path) -> None:
+    nodes = [helper.make_node("GroupQueryAttention", [name, "k", "v"], [f"y{name}"]) for name in ("x", "y")]
+    arrays = [numpy_helper.from_array(VALUES.astype(np.float32), "layers.0.attn.qkv_proj.MatMul.weight")]
+    checkpoint = open_checkpoint(save(tmp_path, nodes, arrays))
+    with pytest.raises(LoadError, match=r"fused for one runtime \(GroupQueryAttention, 2 nodes\).*; 1 missing: q"):
+        bind_weights({"q": (3, 3)}, checkpoint)
+
+
+def test_a_number_without_a_module_is_no_parameter(tmp_path: Path) -> None:
+    """onnxruntime leaves the zero of an inlined Relu so."""
+    names = ("_inlfunc_Relu_Zero", "fc.scale")
+    arrays = [numpy_helper.from_array(np.float32(0), name) for name in names]
+    arrays.append(numpy_helper.from_array(VALUES.astype(np.float32), "onnx::MatMul_1"))
+    assert set(open_checkpoint(save(tmp_path, [linear()], arrays)).tensors) == {"fc.scale", "fc.weight"}
+
+
+def test_tied_weights_of_two_types_are_told_apart(tmp_path: Path) -> None:
+    arrays = [
+        numpy_helper.from_array(VALUES.astype(t), n) for t, n in ((np.float32, "a.weight"), (np.float16, "b.weight"))
+    ]
+    arrays[0].CopyFrom(numpy_helper.from_array((VALUES + 1e-5).astype(np.float32), "a.weight"))
+    with pytest.raises(LoadError, match=r"different values in a\.weight \(float32\) and b\.weight \(float16\)"):
+        bind_weights({"a.weight": (2, 3)}, open_checkpoint(save(tmp_path, [], arrays)), rename=[("^b", "a")])
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.safetensors"])
+def test_a_git_lfs_pointer_is_called_one(tmp_path: Path, name: str) -> None:
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n"
+    (tmp_path / name).write_text(pointer)
+    with pytest.raises(LoadError, match=rf"{name}: only the Git LFS pointer to the file; .*`git lfs pull`"):
+        open_checkpoint(tmp_path)
 
 
 def test_a_nameless_bias_of_the_logits_in_a_gemm(tmp_path: Path) -> None:

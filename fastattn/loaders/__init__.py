@@ -39,6 +39,7 @@ class Checkpoint:
             of the calls at export and may leave out parts of the module path (see `callpaths`); `bind_weights`
             settles them. Where two files have the same call path the name starts with "role:".
         format: name of the file format it was read from.
+        hint: why tensors may be missing from it, "" where nothing speaks for that.
         converted: the packed weights, where `fastattn convert` wrote them; `tensors` then has them as bytes.
     """
 
@@ -51,6 +52,7 @@ class Checkpoint:
     constants: frozenset[str] = frozenset()
     call_paths: Mapping[str, str] = field(default_factory=dict)
     format: str = ""
+    hint: str = ""
     converted: Converted | None = None
 
 
@@ -68,8 +70,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Args:
         path: a folder that `fastattn convert` wrote; a folder with config.json and model.safetensors (or
             model.safetensors.index.json and its shards) or, for ONNX, encoder_model.onnx and decoder_model[_merged].onnx, or
-            model.onnx; or one .safetensors or .onnx file. A folder with both is read from safetensors, where every tensor has
-            its own name.
+            model.onnx, there or in a folder onnx below it (also all with _fp16 or _optimized at the end of their names); or one
+            .safetensors or .onnx file. A folder with both is read from safetensors, where every tensor has its own name.
 
     Returns:
         The checkpoint; tensors are mapped, none is read yet.
@@ -123,9 +125,11 @@ def _open_onnx(path: Path) -> Checkpoint | None:
     if not files:
         return None
     found = load_onnx(files)
+    if folder.name == "onnx" and not (folder / "config.json").exists() and (folder.parent / "config.json").exists():
+        folder = folder.parent  # the layout of repositories that hold several formats
     config, generation = read_json(folder / "config.json"), read_json(folder / "generation_config.json")
     names = (found.aliases, found.constants, found.call_paths)
-    return Checkpoint(folder, config, generation, found.tensors, found.origin, *names, format="ONNX")
+    return Checkpoint(folder, config, generation, found.tensors, found.origin, *names, format="ONNX", hint=found.hint)
 
 
 def _open_safetensors(path: Path) -> Checkpoint | None:

@@ -11,6 +11,9 @@ from typing import Any
 from fastattn.errors import LoadError
 
 MAX_JSON = 100_000_000  # bytes
+LFS_POINTER = (
+    b"version https://git-lfs.github.com/spec/"  # what stands in a file's place in a clone made without Git LFS
+)
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -24,14 +27,17 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def map_file(path: Path) -> memoryview:
-    """The file's bytes, mapped read-only; an error for anything that is not a non-empty regular file."""
+    """The file's bytes, mapped read-only; an error for anything that is not a non-empty regular file, or stands for one."""
     try:
         if not path.is_file():
             raise LoadError(f"{path}: no such file" if not path.exists() else f"{path}: not a regular file")
         with open(path, "rb") as handle:
             if os.fstat(handle.fileno()).st_size == 0:
                 raise LoadError(f"{path}: the file is empty")
-            return memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
+            data = memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
+        if data[: len(LFS_POINTER)] == LFS_POINTER:
+            raise LoadError(f"{path}: only the Git LFS pointer to the file; fetch the file itself with `git lfs pull`")
+        return data
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, up to Python 3.12
         raise LoadError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 

@@ -16,18 +16,14 @@ from fastattn.loaders.onnx_format import read_onnx
 from fastattn.loaders.onnx_graph import NamedTensors, read_parameters
 from fastattn.loaders.tensors import TensorMap, Weight, same_values
 
-# role -> file names, best first: the merged decoder and the first-step decoder hold every weight of the decoder,
-# the decoder with past lacks the cross-attention's keys and values
+# role -> file names before their variant and ".onnx", best first: the merged decoder and the first-step decoder hold every
+# weight of the decoder, the decoder with past lacks the cross-attention's keys and values
 ROLE_FILES: dict[str, tuple[str, ...]] = {
-    "encoder": ("encoder_model.onnx", "encoder.onnx"),
-    "decoder": (
-        "decoder_model_merged.onnx",
-        "decoder_model.onnx",
-        "decoder.onnx",
-        "decoder_with_past_model.onnx",
-    ),
-    "model": ("model.onnx",),
+    "encoder": ("encoder_model", "encoder"),
+    "decoder": ("decoder_model_merged", "decoder_model", "decoder", "decoder_with_past_model"),
+    "model": ("model",),
 }
+VARIANTS = ("", "_fp16", "_optimized")  # ends of the names of files whose weights are floats, best first
 # parameters that belong to the whole model even where the decoder is exported alone
 TOP_LEVEL = ("lm_head", "final_logits_bias", "shared", "proj_out", "generator")
 
@@ -41,33 +37,46 @@ class OnnxTensors:
     aliases: dict[str, str] = field(default_factory=dict)
     constants: frozenset[str] = frozenset()
     call_paths: dict[str, str] = field(default_factory=dict)
+    hint: str = ""
 
 
 def find_onnx(folder: Path) -> dict[str, Path]:
     """The files to load from a folder, by role; {} when it holds no ONNX model, an error when the choice is unclear."""
+    if whole := _whole(folder):
+        return whole
+    nested = folder / "onnx"  # the layout of repositories that hold several formats
+    if folder.name != "onnx" and nested.is_dir() and (found := find_onnx(nested)):
+        return found
     names = sorted(p.name for p in folder.glob("*.onnx"))
+    if len(names) == 1 and role_of(folder / names[0]) != "encoder":
+        return {role_of(folder / names[0]): folder / names[0]}
     if not names:
-        nested = folder / "onnx"  # the layout of repositories that hold several formats
-        return find_onnx(nested) if folder.name != "onnx" and nested.is_dir() else {}
-    found: dict[str, Path] = {}
-    for role, candidates in ROLE_FILES.items():
-        for name in candidates:
-            if name in names:
-                found[role] = folder / name
-                break
-    if "encoder" in found and "decoder" in found:
-        return {role: found[role] for role in ("encoder", "decoder")}
-    if "model" in found:
-        return {"model": found["model"]}
-    if found or len(names) == 1:
-        return found or {"model": folder / names[0]}
-    wanted = "expected encoder_model.onnx and decoder_model.onnx, or model.onnx"
-    raise LoadError(f"{folder}: which of {', '.join(names)} is the model? {wanted}")
+        return {}
+    wanted = "expected encoder_model.onnx and decoder_model.onnx, or model.onnx; variants have one name"
+    raise LoadError(
+        f"{folder}: which of {', '.join(names)} is the model? {wanted}: {', '.join(VARIANTS[1:])} at the end"
+    )
+
+
+def _whole(folder: Path) -> dict[str, Path]:
+    """The files of the best variant of which all parts are there."""
+    alone = not any(folder.glob("encoder*.onnx"))  # then a decoder is a model
+    for variant in VARIANTS:
+        found = {}
+        for role, stems in ROLE_FILES.items():
+            paths = [path for stem in stems if (path := folder / f"{stem}{variant}.onnx").is_file()]
+            found.update({role: paths[0]} if paths else {})
+        if "decoder" in found and ("encoder" in found or ("model" not in found and alone)):
+            return {role: path for role, path in found.items() if role != "model"}
+        if "model" in found:
+            return {"model": found["model"]}
+    return {}
 
 
 def role_of(path: Path) -> str:
     """The role of a single file, from its name."""
-    return next((role for role, names in ROLE_FILES.items() if path.name in names), "model")
+    names = {f"{stem}{variant}": role for role, stems in ROLE_FILES.items() for stem in stems for variant in VARIANTS}
+    return names.get(path.stem, "model")
 
 
 def load_onnx(files: Mapping[str, Path]) -> OnnxTensors:
@@ -80,8 +89,8 @@ def load_onnx(files: Mapping[str, Path]) -> OnnxTensors:
         Tensors under their PyTorch names, viewed in the mapped files; nothing is copied until one is used.
 
     Raises:
-        LoadError: a file is missing, truncated or not ONNX, a tensor's data is not what its shape says, external data
-            lies outside the model's folder, or two files disagree on a tensor.
+        LoadError: a file is missing, truncated or not ONNX, its weights are quantised, a tensor's data is not what its
+            shape says, external data lies outside the model's folder, or two files disagree on a tensor.
     """
     parts = {role: read_parameters(read_onnx(path)) for role, path in files.items()}
     if "encoder" in parts and "decoder" in parts:
@@ -169,4 +178,16 @@ def _merge(files: Mapping[str, Path], parts: Mapping[str, NamedTensors]) -> Onnx
     merged.aliases = {a: name for a, name in merged.aliases.items() if a not in weights and name in weights}
     merged.tensors, merged.constants = TensorMap(weights), frozenset(constants)
     merged.origin = {name: weight.origin for name, weight in weights.items()}
+    merged.hint = "; ".join(filter(None, [_part_missing(files), *(part.hint for part in parts.values())]))
     return merged
+
+
+def _part_missing(files: Mapping[str, Path]) -> str:
+    """Why tensors may be missing, from the files that were read."""
+    if "decoder" in files and files["decoder"].name.startswith("decoder_with_past"):
+        lacks = "lacks the cross-attention's keys and values, as they come from its inputs"
+        return f"{files['decoder'].name} {lacks}: expected decoder_model.onnx or decoder_model_merged.onnx"
+    if len(files) == 1 and "model" not in files:
+        role, path = next(iter(files.items()))
+        return f"{path.name} is a model's {role} alone: where there are more parts, open the folder that holds them all"
+    return ""

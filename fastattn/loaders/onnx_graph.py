@@ -25,6 +25,7 @@ from fastattn.loaders.onnx_names import (
     uses,
 )
 from fastattn.loaders.onnx_recurrent import GATES, recurrent_parameters
+from fastattn.loaders.onnx_runtimes import Rewritten
 from fastattn.loaders.tensors import AnyArray, Weight, same_values
 
 Scope = MutableMapping[str, Constant]
@@ -52,18 +53,25 @@ class NamedTensors:
         aliases: further names, from the places that use a tensor, that may or may not be parameters of the model.
         constants: names in `weights` of unnamed values that stand in no parameter's place (masks, folded tables).
         call_paths: names in `weights` made from call paths, which may leave out parts of the module path.
+        hint: why tensors may be missing, if the file says anything of it.
     """
 
     weights: dict[str, Weight] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     constants: set[str] = field(default_factory=set)
     call_paths: set[str] = field(default_factory=set)
+    hint: str = ""
 
 
 def read_parameters(file: OnnxFile) -> NamedTensors:
-    """Find every parameter of the file and its name; no data is copied, except where an exporter left arithmetic."""
+    """Find every parameter of the file and its name; no data is copied, except where an exporter left arithmetic.
+
+    Raises:
+        LoadError: weights are quantised, or the file is not consistent.
+    """
     walk = _Walk(file)
     walk.graph(file.graph, {}, {})
+    walk.rewritten.refuse(file.path)
     return walk.resolve()
 
 
@@ -79,7 +87,12 @@ def _added_to_products(
         return
     for constant, other in zip(inputs, reversed(node.inputs), strict=True):
         product = producers.get(other)
-        if constant is None or product is None or product.op != "MatMul" or len(product.inputs) != 2:
+        if (
+            constant is None
+            or product is None
+            or product.op not in ("MatMul", "FusedMatMul")
+            or len(product.inputs) != 2
+        ):
             continue
         matrix = scope.get(product.inputs[1])
         if matrix is not None and matrix.array.ndim == 2:
@@ -91,6 +104,7 @@ class _Walk:
         self.file = file
         self.payloads = Payloads(file)
         self.evaluator = Evaluator(self.payloads)
+        self.rewritten = Rewritten()
         self.claims: dict[str, list[Claim]] = {}
         self.unnamed: list[tuple[Source, Weight]] = []
         self.layers: dict[tuple[str, bool], list[tuple[int, ...]]] = {}  # recurrent module -> its layers seen so far
@@ -115,6 +129,7 @@ class _Walk:
                 self._constant_node(node, scope, graph)
                 continue
             inputs = [scope.get(name) if name else None for name in node.inputs]
+            self.rewritten.see(node, inputs)
             if not self._evaluate(node, inputs, scope, graph):
                 self._use(node, inputs, scope, producers, consumers)
                 self._logits_bias(node, inputs, scope, producers)
@@ -137,6 +152,7 @@ class _Walk:
         array = self.payloads.array(tensor, tensor.name)
         source = Source(tensor.name, "initializer")
         named = tensor.name not in graph.outputs and is_parameter_name(tensor.name, notes, self.noted)
+        named = named and (array.ndim > 0 or "." in tensor.name)  # a number that an optimiser left; no module has it
         name = own_name(tensor.name) if named else ""
         constant = Constant(array, tensor.data_type == BFLOAT16, (source,), name, folded=folded_from(notes))
         if name:
@@ -325,7 +341,7 @@ class _Walk:
 
     def resolve(self) -> NamedTensors:
         """Choose among the claims on each name; what nothing named keeps its ONNX name."""
-        result = NamedTensors()
+        result = NamedTensors(hint=self.rewritten.hint)
         taken: dict[int, str] = {}  # id of a source -> the first name it was given
         for strength in (OWN, DERIVED):
             for name, all_claims in self.claims.items():
