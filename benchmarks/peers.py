@@ -1,4 +1,4 @@
-"""fastattn against PyTorch, ONNX Runtime, CTranslate2 and plain NumPy: the same models, in turns, in one run.
+"""fastattn against PyTorch, ONNX Runtime, CTranslate2, llama.cpp and plain NumPy: the same models, in turns, in one run.
 
     python benchmarks/peers.py --quick                     # two models, batch 1, beam 1 and 4: less than three minutes
     python benchmarks/peers.py --prepare                   # only make the models
@@ -31,7 +31,10 @@ from peers_harness.pool import Pool, available_memory  # noqa: E402
 from peers_harness.runner import Runner  # noqa: E402
 
 DOCS = FOLDER.parent / "docs"
-PACKAGES = {"ctranslate2": ("ctranslate2",), "torch": ("torch", "transformers"), "ort": ("onnxruntime", "optimum-onnx")}
+PACKAGES = {
+    "ctranslate2": ("ctranslate2",), "torch": ("torch", "transformers"), "ort": ("onnxruntime", "optimum-onnx"),
+    "llamacpp": ("llama-cpp-python", "gguf"),
+}  # fmt: skip
 NOTHING: dict[str, Any] = {"sittings": []}
 SLOPES = {  # model -> contexts, which types of ours
     "gpt2-small": ([64, 192, 320, 448, 576, 704, 832, 960], ("float32", "int8")),

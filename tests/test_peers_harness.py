@@ -8,6 +8,7 @@ import sys
 import time
 import types
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,29 @@ import pytest
 from families import GOLDEN
 
 import fastattn
+from fastattn.models.rope import read_rope
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
 import peers  # noqa: E402
 import peers_harness.cases  # noqa: E402
-from peers_harness import engines, limits, models, optables, page, pool, ratios, runner, slope, targets, worker  # noqa: E402
+from peers_harness import (  # noqa: E402
+    engines,
+    gguf_form,
+    limits,
+    models,
+    optables,
+    page,
+    pool,
+    ratios,
+    runner,
+    slope,
+    targets,
+    worker,
+)
 from peers_harness.cases import PARTICIPANTS, Case, Participant, cases, takes_part  # noqa: E402
+from peers_harness.pool import compared  # noqa: E402
 
 OURS, THEIRS = Participant("fastattn", "float32"), Participant("ctranslate2", "float32")
 CASE = Case("marian-base", 1, 1, 32, 8)
@@ -200,13 +216,60 @@ def test_targets_take_the_better_of_the_peers_variants(seated: pool.Pool) -> Non
 
 def test_mkl_is_turned_on_where_it_is_off_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     mkl = Participant.parse("ctranslate2-MKL/int8")
-    variables = engines.environment(mkl.engine, mkl.isa, 2)
+    variables = engines.environment(mkl.engine, mkl.variant, 2)
     assert variables["CT2_USE_MKL"] == "1" and "CT2_FORCE_CPU_ISA" not in variables
     assert engines.environment("ctranslate2", "AVX512", 2)["CT2_FORCE_CPU_ISA"] == "AVX512"
     for is_intel in (False, True):
         monkeypatch.setattr(peers_harness.cases, "intel", lambda is_intel=is_intel: is_intel)
         assert takes_part(mkl, CASE) is not is_intel
         assert not takes_part(mkl, Case("t5-small", 1, 1, 2048, 8))
+
+
+def test_llama_cpp_is_set_against_the_same_types() -> None:
+    """In the decoder-only models, without beams; of four bits in both of its usual forms."""
+    theirs = [p for p in PARTICIPANTS if p.engine == "llamacpp"]
+    assert all(takes_part(p, Case("llama-1b", 4, 1, 32, 8)) for p in theirs)
+    assert not any(takes_part(p, Case(m, 1, b, 32, 8)) for p in theirs for m, b in (("t5-small", 1), ("gpt2-small", 4)))
+    forms = {models.form_of(p.engine, p.weights) for p in theirs}
+    assert forms == {"gguf-float32", "gguf-bfloat16", "gguf-Q8_0", "gguf-Q4_0", "gguf-Q4_K_M"} <= models.FORMS.keys()
+    for dtype in ("float32", "bfloat16", "int8", "int4"):
+        assert page.opponent(dtype, "llamacpp") == f"llamacpp/{dtype}"
+        assert [p.dtype for p in theirs if compared(Participant("fastattn", dtype), p)] == [dtype] * (
+            1 + (dtype == "int4")
+        )
+    assert "FASTATTN_ISA" not in engines.environment("llamacpp", "Q4_K_M", 2)
+
+
+def test_llama_cpp_is_fed_position_by_position() -> None:
+    """So that the last tokens of all rows, whose logits are wanted, are in the last of several calls."""
+    calls = []
+
+    class Api:
+        def llama_decode(self, context: None, batch: SimpleNamespace) -> int:
+            fields = (batch.token, batch.pos, [row[0] for row in batch.seq_id], batch.logits)
+            calls.append(list(zip(*(field[: batch.n_tokens] for field in fields), strict=True)))
+            return 0
+
+    fed = object.__new__(engines.LlamaCpp)
+    fed.api, fed.context, fed.most = Api(), None, 4
+    fed.batch = SimpleNamespace(
+        **{name: [0] * 4 for name in ("token", "pos", "n_seq_id", "logits")}, seq_id=[[0] for _ in "four"]
+    )
+    fed._feed([[1, 2, 3], [4, 5, 6]], 7, 1)
+    assert calls == [
+        [(1, 7, 0, False), (4, 7, 1, False), (2, 8, 0, False), (5, 8, 1, False)], [(3, 9, 0, True), (6, 9, 1, True)],
+    ]  # fmt: skip
+
+
+def test_rotary_positions_in_gguf_are_ours() -> None:
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+               "original_max_position_embeddings": 512}  # fmt: skip
+    config = {"rope_theta": 10000.0, "head_dim": 64, "rope_scaling": scaling}
+    frequencies = 10000.0 ** -(np.arange(0, 64, 2) / 64) / gguf_form.rope_factors(SimpleNamespace(**config))
+    np.testing.assert_allclose(read_rope(config, 64, 4096)[0], frequencies, rtol=1e-6)
+    weight = np.arange(2 * 6 * 3).reshape(12, 3)  # two heads of six rows
+    turned = gguf_form.neighbours(weight, 2)
+    np.testing.assert_array_equal(turned[:, 0] // 3, [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11])
 
 
 def test_two_rounds_have_no_quartiles() -> None:
@@ -252,7 +315,7 @@ def test_cases_cover_what_was_asked_for() -> None:
         for c in long
         for e in ("fastattn", "ctranslate2", "torch")
     )
-    assert all(takes_part(p, CASE) for p in PARTICIPANTS if p.isa != "MKL")
+    assert all(takes_part(p, CASE) for p in PARTICIPANTS if p.variant != "MKL" and p.engine != "llamacpp")
     assert len({c.label for c in found}) == len(found)
     assert all(c.priority == 0 for c in cases(quick=True))
 

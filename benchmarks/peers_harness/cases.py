@@ -13,22 +13,27 @@ TYPES = ("float32", "bfloat16", "int8", "int4")
 
 @dataclass(frozen=True)
 class Participant:
-    """An engine with its weights in one type. isa: the instruction set forced on it, or "MKL" for CTranslate2 with MKL turned
-    on; "" for its own choice."""
+    """An engine with its weights in one type. variant: the instruction set forced on it, "MKL" for CTranslate2 with MKL turned
+    on, or llama.cpp's name of a type of so many bits; "" for its own choice."""
 
     engine: str
     dtype: str
-    isa: str = ""
+    variant: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.engine}{'-' + self.isa if self.isa else ''}/{self.dtype}"
+        return f"{self.engine}{'-' + self.variant if self.variant else ''}/{self.dtype}"
 
     @classmethod
     def parse(cls, name: str) -> Participant:
         engine, _, dtype = name.partition("/")
-        engine, _, isa = engine.partition("-")
-        return cls(engine, dtype, isa)
+        engine, _, variant = engine.partition("-")
+        return cls(engine, dtype, variant)
+
+    @property
+    def weights(self) -> str:
+        """The type as its engine is told it."""
+        return self.variant if self.variant and self.engine == "llamacpp" else self.dtype
 
 
 # Side by side in a round: what is compared most is measured next to each other.
@@ -36,14 +41,16 @@ PARTICIPANTS = tuple(
     Participant.parse(name)
     for name in (
         "ctranslate2/float32", "fastattn/float32", "ctranslate2-AVX512/float32", "ctranslate2-MKL/float32", "torch/float32",
-        "fastattn/bfloat16", "torch/bfloat16", "ctranslate2/int8", "fastattn/int8", "ctranslate2-AVX512/int8",
-        "ctranslate2-MKL/int8", "fastattn/int4", "ort/float32", "numpy/float32",
+        "llamacpp/float32", "llamacpp/bfloat16", "fastattn/bfloat16", "torch/bfloat16", "ctranslate2/int8", "fastattn/int8",
+        "llamacpp/int8", "ctranslate2-AVX512/int8", "ctranslate2-MKL/int8", "llamacpp/int4", "fastattn/int4",
+        "llamacpp-Q4_K_M/int4", "ort/float32", "numpy/float32",
     )
 )  # fmt: skip
 PEERS = {  # engine -> what to say of it, and how to install it
     "ctranslate2": ("CTranslate2", "pip install ctranslate2"),
     "torch": ("PyTorch, transformers", 'pip install torch "transformers==4.57.*"'),
     "ort": ("ONNX Runtime, optimum", "pip install optimum-onnx onnxruntime"),
+    "llamacpp": ("llama.cpp", "pip install llama-cpp-python gguf (built from source: a quarter of an hour)"),
     "numpy": ("NumPy reference", "part of fastattn"),
 }
 
@@ -112,11 +119,13 @@ def intel() -> bool:
 
 def takes_part(participant: Participant, case: Case) -> bool:
     """Whether a participant is measured in a case: where one call takes half a minute, only those that tell most."""
-    if participant.isa == "MKL" and intel():
+    if participant.variant == "MKL" and intel():
         return False
+    if participant.engine == "llamacpp" and (case.beams > 1 or case.model not in ("gpt2-small", "llama-1b")):
+        return False  # it has no beam search, and is set against the models it is made for
     if case.context < 2000:
         return True
-    if participant.isa or participant.engine == "numpy" or participant.dtype in ("bfloat16", "int4"):
+    if participant.variant or participant.engine == "numpy" or participant.dtype in ("bfloat16", "int4"):
         return False
     if case.context < 8000:
         return True

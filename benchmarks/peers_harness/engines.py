@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from peers_harness import models
+from peers_harness.llamacpp import Bindings
 from peers_harness.models import Ids
 
 
@@ -164,21 +165,29 @@ class CTranslate2:
         return [[self.names[i] for i in row] for row in rows]
 
 
-ENGINES = {"fastattn": FastAttn, "numpy": NumPy, "torch": Torch, "ort": Ort, "ctranslate2": CTranslate2}
+class LlamaCpp(Bindings):
+    """Through llama-cpp-python's bindings."""
+
+    def log_probs(self, rows: Ids, targets: Ids) -> list[list[float]]:
+        return _picked(self.logits(rows, targets), targets)
+
+
+ENGINES = {"fastattn": FastAttn, "numpy": NumPy, "torch": Torch, "ort": Ort, "ctranslate2": CTranslate2,
+           "llamacpp": LlamaCpp}  # fmt: skip
 MODULES = {"fastattn": "fastattn", "numpy": "fastattn", "torch": "transformers", "ort": "optimum.onnxruntime",
-           "ctranslate2": "ctranslate2"}  # fmt: skip
+           "ctranslate2": "ctranslate2", "llamacpp": "llama_cpp"}  # fmt: skip
 
 
-def environment(engine: str, isa: str, threads: int) -> dict[str, str]:
+def environment(engine: str, variant: str, threads: int) -> dict[str, str]:
     """A worker's variables: so many threads for every library there is; how long they spin is left to each engine."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("FASTATTN_", "CT2_", "OMP_", "KMP_", "GOMP_"))}
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     kept.update(dict.fromkeys(names, str(threads)))
     kept.update({"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"})
-    if isa == "MKL":
+    if variant == "MKL":
         kept["CT2_USE_MKL"] = "1"
-    elif isa and engine == "ctranslate2":
-        kept["CT2_FORCE_CPU_ISA"] = isa
-    elif isa:
-        kept["FASTATTN_ISA"] = isa.lower()
+    elif variant and engine == "ctranslate2":
+        kept["CT2_FORCE_CPU_ISA"] = variant
+    elif variant and engine == "fastattn":
+        kept["FASTATTN_ISA"] = variant.lower()
     return kept

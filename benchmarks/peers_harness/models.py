@@ -196,18 +196,40 @@ def _make_fastattn(dtype: str) -> Callable[[str, Path, Path], None]:
     return make
 
 
+def _make_gguf(weights: str) -> Callable[[str, Path, Path], None]:
+    """In the type the model is published in, by ourselves; in any other from that by llama.cpp's own quantisation."""
+
+    def make(model: str, folder: Path, root: Path) -> None:
+        from peers_harness import gguf_form
+
+        if weights == SHAPES[model].published:
+            loaded = auto_class(model).from_pretrained(ready(root, model, "hf"), dtype="auto")
+            gguf_form.write(loaded, folder / gguf_form.FILE)
+        else:
+            source = ready(root, model, f"gguf-{SHAPES[model].published}")
+            gguf_form.quantize(source / gguf_form.FILE, folder / gguf_form.FILE, weights)
+
+    return make
+
+
 FORMS: dict[str, Callable[[str, Path, Path], None]] = {
     "hf": _make_hf,
     "onnx": _make_onnx,
     "ct2-float32": _make_ctranslate2("float32"),
     "ct2-int8": _make_ctranslate2("int8"),
+    **{f"gguf-{weights}": _make_gguf(weights) for weights in ("float32", "bfloat16", "Q8_0", "Q4_0", "Q4_K_M")},
     **{f"fastattn-{dtype}": _make_fastattn(dtype) for dtype in ("float32", "bfloat16", "int8", "int4")},
 }
 
 
 def form_of(engine: str, dtype: str) -> str:
     """The form an engine loads."""
+    if engine == "llamacpp":
+        return f"gguf-{GGUF_TYPES.get(dtype, dtype)}"
     return {"ctranslate2": f"ct2-{dtype}", "ort": "onnx", "fastattn": f"fastattn-{dtype}"}.get(engine, "hf")
+
+
+GGUF_TYPES = {"int8": "Q8_0", "int4": "Q4_0"}  # of groups of 32, as our int4
 
 
 def stamp(form: str) -> str:

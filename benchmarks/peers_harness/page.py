@@ -12,8 +12,13 @@ from peers_harness.models import SHAPES
 
 BEGIN, END = "<!-- peers: begin -->", "<!-- peers: end -->"
 # Whom ours is set against, column by column.
-COLUMNS = ("ctranslate2", "ctranslate2-AVX512", "ctranslate2-MKL", "torch", "ort", "numpy")
-HEADS = ("CTranslate2", "CT2, AVX512 forced", "CT2, MKL on", "PyTorch", "ONNX Runtime", "NumPy")
+COLUMNS = (
+    "ctranslate2", "ctranslate2-AVX512", "ctranslate2-MKL", "torch", "ort", "llamacpp", "llamacpp-Q4_K_M", "numpy",
+)  # fmt: skip
+HEADS = (
+    "CTranslate2", "CT2, AVX512 forced", "CT2, MKL on", "PyTorch", "ONNX Runtime", "llama.cpp", "llama.cpp, Q4_K_M",
+    "NumPy",
+)  # fmt: skip
 METHOD = """Written by `python benchmarks/peers.py --write`: all that was measured stands here, what we lose in bold.
 
 The models come from Hugging Face configurations, with random weights (seeded), so nothing is downloaded, and every
@@ -32,11 +37,14 @@ compared with PyTorch's bfloat16; against our int8 and int4 PyTorch runs the flo
 exported float32 model and NumPy float32 against all our types. The dynamic quantisation that PyTorch and ONNX
 Runtime have of their own is not used. CTranslate2 is measured as it comes, with AVX512 forced
 (`CT2_FORCE_CPU_ISA=AVX512`), and, where the CPU is not Intel's and it leaves MKL off, with MKL on (`CT2_USE_MKL=1`);
-the targets are held against the best of these. From 2,000 tokens of context on a call takes so long that only some
-engines and types take part. "ms to first" is the time to the first token (encoder or prompt, one step). "limit" is
-the share of the limit that memory sets: the bytes a step must read (weights, and float32 keys and values) at the
-bandwidth measured right before and after the turn (the run's best: {read:.1f} GB/s), over the time per step (the
-call for all tokens less the call for one). It can pass 100 % where a large cache holds the weights; in brackets the
+the targets are held against the best of these. llama.cpp runs the decoder-only models in the same type as ours, Q8_0
+against our int8 and, of 4 bits, both Q4_0, which has groups of 32 like ours, and Q4_K_M; it quantises the models
+itself and keeps some of their tensors in more bits, keys and values in float16, and it has no beam search. From 2,000
+tokens of context on a call takes so long that only some engines and types take part. "ms to first" is the time to the
+first token (encoder or prompt, one step). "limit" is the share of the limit that memory sets: the bytes a step must
+read (weights, and float32 keys and values) at the bandwidth measured right before and after the turn (the run's best:
+{read:.1f} GB/s), over the time per step (the call for all tokens less the call for one). It can pass 100 % where a
+large cache holds the weights; in brackets the
 share of the run's best bandwidth on as many bytes as the step reads."""
 
 
@@ -98,7 +106,9 @@ def _limits(results: dict[str, Any]) -> Iterator[str]:
 
 def opponent(dtype: str, column: str) -> str:
     """Whom a type of ours is set against in a column: the same type, or the peer's nearest."""
-    if column.startswith("ctranslate2"):
+    if column.startswith("llamacpp"):
+        nearest = dtype
+    elif column.startswith("ctranslate2"):
         nearest = {"bfloat16": "float32", "int4": "int8"}.get(dtype, dtype)
     else:
         nearest = "bfloat16" if (dtype, column) == ("bfloat16", "torch") else "float32"

@@ -22,9 +22,16 @@ SHOWN = {  # participant -> colour, line
     "ctranslate2/int8": ("#b5651d", "--"),
     "torch/float32": ("#4f9d69", "-"),
     "ort/float32": ("#777777", "-"),
+    "llamacpp/float32": ("#8e4585", "-"),
+    "llamacpp/int8": ("#8e4585", "--"),
+    "llamacpp/int4": ("#8e4585", ":"),
     "numpy/float32": ("#bbbbbb", "-"),
 }
-VARIANTS = {"ctranslate2-AVX512": "#c090c0", "ctranslate2-MKL": "#d4a017"}  # shown only under the limit of memory
+VARIANTS = {
+    "ctranslate2-AVX512": "#c090c0",
+    "ctranslate2-MKL": "#d4a017",
+    "llamacpp-Q4_K_M": "#c71585",
+}  # shown only under the limit of memory
 
 
 def draw(results: dict[str, Any], folder: Path) -> list[tuple[str, str]]:

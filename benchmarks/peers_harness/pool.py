@@ -18,7 +18,12 @@ from peers_harness.cases import Participant
 
 FOLDER = Path(__file__).parent.parent
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
-BASE = {"torch": 500e6, "ort": 700e6, "ctranslate2": 150e6}  # what a process holds before its weights
+BASE = {
+    "torch": 500e6,
+    "ort": 700e6,
+    "ctranslate2": 150e6,
+    "llamacpp": 500e6,
+}  # what a process holds before its weights
 FACTOR = {"ort": 1.3, "ctranslate2": 1.5}  # how many times the weights an engine holds, at times; the others once
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.1, "int4": 0.7}
 
@@ -148,7 +153,7 @@ class Pool:
 
     def prepare(self, model: str, participant: Participant, timeout: float) -> None:
         """Makes the model in the forms the engine needs, each in a process of its own; remembers what went wrong."""
-        for form in dict.fromkeys(("hf", models.form_of(participant.engine, participant.dtype))):
+        for form in dict.fromkeys(("hf", models.form_of(participant.engine, participant.weights))):
             if (model, participant) not in self.faults and form in models.FORMS:
                 self._make(model, participant, form, timeout)
 
@@ -189,8 +194,8 @@ class Pool:
         if key in self.faults:
             return
         command = [sys.executable, "-m", "peers_harness.worker", str(self.root), model]
-        command += [participant.engine, participant.dtype, str(self.threads)]
-        environment = engines.environment(participant.engine, participant.isa, self.threads)
+        command += [participant.engine, participant.weights, str(self.threads)]
+        environment = engines.environment(participant.engine, participant.variant, self.threads)
         engine = Engine(command, environment | {"PYTHONPATH": path()}, self._log(f"{model}-{participant.name}"))
         try:
             self.loaded[key] = engine.ask("load", timeout)
@@ -235,6 +240,8 @@ class Pool:
 
 def compared(ours: Participant, peer: Participant) -> bool:
     """Whether the tables set one against the other: the same type, or a smaller one of ours where the peer has only more."""
+    if peer.engine == "llamacpp":
+        return ours.dtype == peer.dtype
     if peer.engine == "ctranslate2":
         return ours.dtype == peer.dtype or (ours.dtype, peer.dtype) in (("int4", "int8"), ("bfloat16", "float32"))
     return ours.dtype == peer.dtype or peer.dtype == "float32"

@@ -58,20 +58,29 @@ def _against_ctranslate2(results: dict[str, Any]) -> Iterator[Verdict]:
 
 def _everywhere(results: dict[str, Any]) -> Iterator[Verdict]:
     """The worst case of all is who counts."""
-    for peer, title in (("torch", "PyTorch"), ("ort", "ONNX Runtime")):
-        for dtype, least in (("float32", 1.5), ("int8", 3.0)):
-            pairs = [
-                (ratios.ratio(entry, f"fastattn/{dtype}", f"{peer}/float32"), label)
-                for label, entry in results["cases"].items()
-            ]
-            found = sorted(((ratio.median, label) for ratio, label in pairs if ratio))
-            text = f"every case, {dtype}, against {title} float32"
-            if not found:
-                yield Verdict(text, f"{least} ×", None, None)
-                continue
-            reached = sum(median >= least for median, _ in found)
-            worst = f"{reached} of {len(found)}; worst {ratios.number(found[0][0])} × ({found[0][1]})"
-            yield Verdict(text, f"{least} ×", worst, reached == len(found))
+    against = [
+        (dtype, f"{peer}/float32", f"{title} float32", least)
+        for peer, title in (("torch", "PyTorch"), ("ort", "ONNX Runtime"))
+        for dtype, least in (("float32", 1.5), ("int8", 3.0))
+    ]
+    against += [
+        (dtype, peer, f"llama.cpp {name}", 1.0)
+        for dtype, peer, name in (
+            ("float32", "llamacpp/float32", "float32"), ("bfloat16", "llamacpp/bfloat16", "bfloat16"),
+            ("int8", "llamacpp/int8", "Q8_0"), ("int4", "llamacpp/int4", "Q4_0"),
+            ("int4", "llamacpp-Q4_K_M/int4", "Q4_K_M"),
+        )
+    ]  # fmt: skip
+    for dtype, peer, title, least in against:
+        pairs = [(ratios.ratio(entry, f"fastattn/{dtype}", peer), label) for label, entry in results["cases"].items()]
+        found = sorted(((ratio.median, label) for ratio, label in pairs if ratio))
+        text = f"every case, {dtype}, against {title}"
+        if not found:
+            yield Verdict(text, f"{least} ×", None, None)
+            continue
+        reached = sum(median >= least for median, _ in found)
+        worst = f"{reached} of {len(found)}; worst {ratios.number(found[0][0])} × ({found[0][1]})"
+        yield Verdict(text, f"{least} ×", worst, reached == len(found))
 
 
 def _shares(results: dict[str, Any]) -> Iterator[Verdict]:
