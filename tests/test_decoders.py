@@ -64,6 +64,15 @@ def test_onnx_holds_the_tensors_of_safetensors(name: str) -> None:
     assert ours.num_parameters == other.num_parameters
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+def test_exports_of_onnxruntime_genai_hold_them_too(name: str, tmp_path: Path) -> None:
+    """One product for queries, keys and values (qwen2: with biases), and names of its own."""
+    for file in (GOLDEN / name / "config.json", *(GOLDEN / name / "genai").iterdir()):
+        shutil.copy(file, tmp_path)
+    data = np.load(GOLDEN / name / "logits.npz")
+    assert (load(name).logits(rows_of(data)) == fastattn.load(tmp_path).logits(rows_of(data))).all()
+
+
 @pytest.mark.parametrize("name", ["decoder_model.onnx", "decoder_with_past_model.onnx", "decoder_model_merged.onnx"])
 def test_older_names_of_exports_are_found(name: str, tmp_path: Path) -> None:
     for file in ("config.json", "generation_config.json"):

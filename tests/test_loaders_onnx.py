@@ -396,6 +396,35 @@ def test_missing_tensors_of_a_fused_export_are_explained(tmp_path: Path) -> None
         bind_weights({"q": (3, 3)}, checkpoint)
 
 
+@pytest.mark.parametrize(
+    ("width", "options", "told_apart"),
+    [(8, {}, True), (6, {}, False), (8, {"rotary_interleaved": 1}, False), (8, {"num_heads": 0}, False)],
+)
+def test_projections_packed_for_one_node_are_told_apart(
+    tmp_path: Path, width: int, options: dict, told_apart: bool
+) -> None:
+    """Where it is known how: as many rows as its heads take, and turned by rotary positions as PyTorch's models are."""
+    path = "/layers.0/attn/qkv_proj"
+    nodes = [
+        helper.make_node("MatMul", ["x", "layers.0.attn.qkv_proj.MatMul.weight"], ["h"], f"{path}/MatMul"),
+        helper.make_node("Add", ["h", "layers.0.attn.qkv_proj.Add.bias"], ["i"], f"{path}/Add"),
+        helper.make_node("GroupQueryAttention", ["i", "", ""], ["y"], **{"num_heads": 2, "kv_num_heads": 1, **options}),
+    ]
+    weight = np.arange(3 * width, dtype=np.float32).reshape(3, width)
+    arrays = [
+        numpy_helper.from_array(array, f"layers.0.attn.qkv_proj.{name}")
+        for name, array in (("MatMul.weight", weight), ("Add.bias", weight[0]))
+    ]
+    found = open_checkpoint(save(tmp_path, nodes, arrays)).tensors
+    if not told_apart:
+        assert set(found) == {"layers.0.attn.qkv_proj.weight", "layers.0.attn.qkv_proj.bias"}
+        return
+    for kind, rows in (("q", slice(0, 4)), ("k", slice(4, 6)), ("v", slice(6, 8))):
+        np.testing.assert_array_equal(found[f"layers.0.attn.{kind}_proj.weight"], weight.T[rows])
+        np.testing.assert_array_equal(found[f"layers.0.attn.{kind}_proj.bias"], weight[0][rows])
+    assert len(found) == 6
+
+
 def test_a_number_without_a_module_is_no_parameter(tmp_path: Path) -> None:
     """onnxruntime leaves the zero of an inlined Relu so."""
     names = ("_inlfunc_Relu_Zero", "fc.scale")

@@ -129,7 +129,7 @@ class _Walk:
                 self._constant_node(node, scope, graph)
                 continue
             inputs = [scope.get(name) if name else None for name in node.inputs]
-            self.rewritten.see(node, inputs)
+            self.rewritten.see(node, inputs, producers)
             if not self._evaluate(node, inputs, scope, graph):
                 self._use(node, inputs, scope, producers, consumers)
                 self._logits_bias(node, inputs, scope, producers)
@@ -362,6 +362,12 @@ class _Walk:
                 for source in (s for c in claims for s in c.sources):
                     source.placed = True
                     taken.setdefault(id(source), name)
+        for name in list(result.weights):
+            if parts := self.rewritten.parts(name, result.weights[name]):
+                result.weights.update(parts)
+                result.call_paths.update(parts)
+                result.call_paths.discard(name)
+                del result.weights[name]
         self._aliases(result, taken)
         self._leftovers(result)
         return result

@@ -23,6 +23,7 @@ FOLDED_FROM = "pkg.onnxscript.optimizer.folded_from"  # on values: what a folded
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)*\Z")
 _MERGED = re.compile(r"_merged_\d+\Z")  # optimum, when it joins two decoders into one file
 _MACHINE = re.compile(r"\w+_\d+\Z|[a-z]\d+\Z")  # a name without a dot that an exporter made: val_12, embedding_1, t5
+_OF_NODE = re.compile(r"\.(MatMul|Add)\.(weight|bias)\Z")  # onnxruntime-genai: what this node takes, as it takes it
 _LIFTED = re.compile(r"\w*(lifted_tensor|tensor_constant)_?\d*\Z")
 _QUOTED = re.compile(r"'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\"")
 _NORM = re.compile(r"(norm|\bln)[^.]*\Z", re.I)
@@ -40,7 +41,9 @@ def is_parameter_name(onnx_name: str, notes: dict[str, str], noted: bool) -> boo
     (the dynamo exporter does), so that a value without a note is one it made itself.
     """
     name = own_name(onnx_name)
-    if not _DOTTED.match(name):  # onnx::MatMul_12, /fc/Constant_output_0, 123
+    if not _DOTTED.match(name) or _OF_NODE.search(
+        name
+    ):  # onnx::MatMul_12, /fc/Constant_output_0, 123, fc.MatMul.weight
         return False
     if SPEC_KIND in notes:
         return notes[SPEC_KIND] in ("PARAMETER", "BUFFER")

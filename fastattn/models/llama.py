@@ -177,7 +177,11 @@ def build(config: Mapping[str, Any]) -> Architecture:
     model = Llama(c, scale)
     params = model.finalise()
     del params["rotary_emb.inv_freq"]
-    rename = [(r"^model\.", "")]
+    rename = [
+        (r"^model\.", ""),
+        (r"^(layers\.\d+)\.attn\.", r"\1.self_attn."),  # so and
+        (r"^layers\.\d+\.final_norm_layernorm\.", "norm."),  # so onnxruntime-genai names them
+    ]
     if c.tied:
         rename.append((r"^lm_head\.weight$", "embed_tokens.weight"))
     return Architecture(
@@ -187,7 +191,10 @@ def build(config: Mapping[str, Any]) -> Architecture:
         vocabulary=c.vocabulary,
         columns=(),
         rename=rename,
-        ignore=[r"rotary_emb\.inv_freq$"],  # computed here; old checkpoints hold it
+        ignore=[
+            r"rotary_emb\.inv_freq$",
+            r"^(cos|sin)_cache$",
+        ],  # computed here; old checkpoints and some exports hold it
         prepare=partial(_prepare, inv_freq),
         max_target=c.positions,
         computed={"rotary_emb.inv_freq": inv_freq},

@@ -3,7 +3,7 @@ exported by optimum, and what Hugging Face transformers computes with them; and 
 
     python tests/golden/decoders/make.py [NAME ...]
 
-needs torch, transformers 4.57 and optimum-onnx; the tests need none of them.
+needs torch, transformers 4.57, optimum-onnx and onnxruntime-genai; the tests need none of them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -26,6 +28,8 @@ from make_exports import strip
 from optimum.exporters.onnx import export, main_export
 from optimum.exporters.tasks import TasksManager
 from optimum.onnx import merge_decoders
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -35,6 +39,7 @@ from transformers import (
     MistralConfig,
     PretrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen2Config,
 )
 
@@ -315,9 +320,31 @@ def make(name: str, seed: int) -> None:
     write_logits(model, folder)
 
 
+def make_genai(name: str) -> None:
+    """The same weights as onnxruntime-genai's builder exports them: projections packed, attention one node. Needs
+    onnxruntime-genai 0.11; `make.py genai` makes these alone, from the safetensors that are there."""
+    folder = HERE / name / "genai"
+    shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as made:
+        given = shutil.copytree(HERE / name, Path(made, "in"), ignore=shutil.ignore_patterns("*.onnx*"))
+        words = Tokenizer(
+            WordLevel({f"t{i}": i for i in range(VOCABULARY)}, unk_token="t0")
+        )  # the builder asks for one
+        PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(given)
+        places = ["-i", str(given), "-o", f"{made}/out", "-c", f"{made}/cache"]
+        builder = [sys.executable, "-m", "onnxruntime_genai.models.builder", *places, "-p", "fp32", "-e", "cpu"]
+        subprocess.run(builder, check=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+        folder.mkdir()
+        for file in sorted(Path(made, "out").glob("*.onnx*")):
+            shutil.copy(file, folder)
+
+
 if __name__ == "__main__":
     for seed, name in enumerate((*TRAINED, *VARIANTS)):
         if name in sys.argv[1:] or len(sys.argv) == 1:
             make(name, seed)
     if "gpt2-text" in sys.argv[1:] or len(sys.argv) == 1:
         make_text()
+    for name in ("llama", "qwen2"):
+        if name in sys.argv[1:] or "genai" in sys.argv[1:] or len(sys.argv) == 1:
+            make_genai(name)
