@@ -44,8 +44,7 @@ tokens of context on a call takes so long that only some engines and types take 
 first token (encoder or prompt, one step). "limit" is the share of the limit that memory sets: the bytes a step must
 read (weights, and float32 keys and values) at the bandwidth measured right before and after the turn (the run's best:
 {read:.1f} GB/s), over the time per step (the call for all tokens less the call for one). It can pass 100 % where a
-large cache holds the weights; in brackets the
-share of the run's best bandwidth on as many bytes as the step reads."""
+large cache holds the weights; in brackets the share of the run's best bandwidth on as many bytes as the step reads."""
 
 
 def table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
