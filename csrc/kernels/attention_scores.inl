@@ -22,18 +22,20 @@ bool open_block(const AttentionArgs& args, int64_t begin, const RowGroup& group,
 
 INLINE int64_t pages_of(int64_t keys) { return (keys + kPage - 1) / kPage; }
 
-// Pages are read in this order: the keys of a run, its values, the keys of the next run. What is read `ahead` pages
-// after a page of keys, or of values:
-INLINE PageOfRows after_keys(const AttentionArgs& args, const RowGroup& group, int64_t page, int64_t ahead) {
-  const int64_t end = group.run_end, next = page + ahead;
-  if (next < end) return {static_cast<const float*>(args.k_pages[next]), args.D, args.ldk};
-  return {static_cast<const float*>(args.v_pages[minimum(group.run_begin + next - end, end - 1)]), args.Dv, args.ldv};
-}
+// Pages are read in this order: the keys of a run, its values, the keys of the next run; after the last one, what the
+// caller says. What is read `ahead` pages after a page of keys, or of values:
 INLINE PageOfRows after_values(const AttentionArgs& args, const RowGroup& group, int64_t page, int64_t ahead) {
   const int64_t end = group.run_end, next = page + ahead;
   if (next < end) return {static_cast<const float*>(args.v_pages[next]), args.Dv, args.ldv};
   if (next < group.pages) return {static_cast<const float*>(args.k_pages[next]), args.D, args.ldk};
-  return {static_cast<const float*>(args.v_pages[page]), 0, args.ldv};  // nothing comes after it
+  const int64_t later = next - group.pages;
+  if (later < args.later_pages) return {static_cast<const float*>(args.later[later]), args.D, args.ldk};
+  return {static_cast<const float*>(args.v_pages[end - 1]), 0, args.ldv};  // nothing comes after it
+}
+INLINE PageOfRows after_keys(const AttentionArgs& args, const RowGroup& group, int64_t page, int64_t ahead) {
+  const int64_t end = group.run_end, next = page + ahead;
+  if (next < end) return {static_cast<const float*>(args.k_pages[next]), args.D, args.ldk};
+  return after_values(args, group, group.run_begin + page - end, ahead);
 }
 
 // So many pages of rows of `width` that they and those at hand stay in the first-level cache.

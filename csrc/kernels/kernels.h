@@ -141,6 +141,8 @@ struct AttentionArgs {
   DType type = DType::float32;  // of the pages; bfloat16 and int8: ldv = Dv, rounded: whole kPage; all: ldk = 0
   int64_t ldk = 0;
   bool near = false;  // what is read next is prefetched into the first-level cache: see prefetches_lead()
+  const void* const* later = nullptr;  // pages that the same thread reads after this call, in that order; ldk = 0
+  int64_t later_pages = 0;
 };
 
 // A part of a walk over the blocks: [first, last) of them, as far as the rows see any. Rows go on from where the part

@@ -2,6 +2,7 @@
 // and a chunk of its query rows; the query rows of a group of heads walk the same keys together.
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "base/cpu.h"
 #include "dispatch/dispatch.h"
@@ -13,6 +14,7 @@ namespace {
 
 constexpr int64_t kChunk = kRowsAtOnce;     // query rows of a work item, at most
 constexpr int64_t kFewerRows = kChunk / 2;  // where there would not be enough items to keep all threads busy
+constexpr int64_t kLaterPages = 8;          // that a kernel fetches for the next item, at most
 constexpr int64_t kFloatsPerPointer = static_cast<int64_t>(sizeof(void*)) / 4;
 
 int64_t page_count(int64_t tokens) { return (tokens + kPage - 1) / kPage; }
@@ -47,6 +49,8 @@ struct Pages {
   int64_t ldv, total;
   DType type = DType::float32;
   const KernelTable& kernel;
+  const void* const* later = nullptr;  // what this thread reads after them, as far as that is known
+  int64_t later_pages = 0;
 
   // Both pointer arrays live in a thread's scratch, behind one another.
   Pages(Frame& f, const Team& team, int64_t total_keys, int64_t value_stride)
@@ -116,7 +120,9 @@ class Rows {
             pages.room,
             pages.type,
             0,
-            prefetches_lead()};
+            prefetches_lead(),
+            pages.later,
+            pages.later_pages};
   }
 
  private:
@@ -259,13 +265,57 @@ void attend_family(const Node& n, const Heads& a, Frame& f, const Team& team, co
   }
 }
 
-void attend_sequence(const Node& n, const Heads& a, Frame& f, const Team& team, const PagedLayer& layer, int64_t s,
-                     int64_t g, int64_t begin, int64_t end) {
-  const Queries queries{f.offsets[static_cast<size_t>(s)], f.length(s), f.positions[static_cast<size_t>(s)]};
-  const Pages pages = pages_of(f, team, f.state->cache, layer, f.state->sequences[static_cast<size_t>(s)].pages, g,
-                               queries.position + queries.tokens);
-  attend(n, a, queries, pages, g, begin, end);
-}
+// Query rows [begin, end) of head g over `total` keys in the pages `ids`.
+struct Item {
+  Queries queries;
+  const std::vector<int32_t>* ids;
+  int64_t total, g, begin, end;
+};
+
+// The items of a thread. Each is run when the next one is known, whose first pages are fetched meanwhile: with few keys
+// to an item, memory would else rest at the start of each.
+class Items {
+ public:
+  Items(const Node& n, const Heads& a, Frame& f, const Team& team, const PagePool& pool, const PagedLayer& layer)
+      : n_(n), a_(a), f_(f), team_(team), pool_(pool), layer_(layer) {}
+  void add(const Item& item) {
+    if (held_.ids) run(&item);
+    held_ = item;
+  }
+  void finish() {
+    if (held_.ids) run(nullptr);
+    held_.ids = nullptr;
+  }
+
+ private:
+  void run(const Item* next) {
+    Pages pages = pages_of(f_, team_, pool_, layer_, *held_.ids, held_.g, held_.total);
+    const void* later[kLaterPages];
+    pages.later = later;
+    pages.later_pages = next ? first_pages(*next, later) : 0;
+    attend(n_, a_, held_.queries, pages, held_.g, held_.begin, held_.end);
+  }
+
+  // The pages of an item's keys, then of its values, in the order in which they are read; how many.
+  int64_t first_pages(const Item& item, const void** to) const {
+    const Range keys = seen(n_, item.queries.position + item.begin / a_.group, item.total);
+    const int64_t first = keys.begin / kPage, count = page_count(item.total) - first;
+    const int64_t found = std::clamp<int64_t>(2 * count, 0, kLaterPages);
+    for (int64_t p = 0; p < found; ++p) {
+      const int32_t page = (*item.ids)[static_cast<size_t>(first + p % count)];
+      to[p] = p < count ? pool_.keys(page, layer_, item.g) : pool_.values(page, layer_, item.g);
+    }
+    return found;
+  }
+
+  const Node& n_;
+  const Heads& a_;
+  Frame& f_;
+  const Team& team_;
+  const PagePool& pool_;
+  const PagedLayer& layer_;
+  Item held_{{0, 0, 0}, nullptr, 0, 0, 0, 0};
+};
 
 // One long sequence whose heads do not go evenly into the threads: each thread takes a range of the blocks of every
 // head, and the partial results are merged in the order of blocks. Room for them: see attention_needs.
@@ -310,22 +360,28 @@ void run_split(const Node& n, const Heads& a, Frame& f, Team& team, const PagedL
 
 // All work items of a step. Late chunks of a causal sequence see the most keys: they go first, so that no thread is
 // left with a long one.
-template <class Items>
-void read_cache(const Node& n, const Heads& a, Frame& f, Team& team, const PagedLayer& layer, int64_t most,
-                Items items) {
+template <class Deal>
+void read_cache(const Node& n, const Heads& a, Frame& f, Team& team, const PagedLayer& layer, int64_t most, Deal deal) {
   const int64_t chunk = chunk_rows(f, a, team);
+  Items items(n, a, f, team, f.state->cache, layer);
   for (Family family{0, 0, 0}; family.last < f.batch;) {
     family = family_of(f, family.last, a.group, most);
-    const int64_t rows = f.length(family.first) * a.group;
+    const auto s = static_cast<size_t>(family.first);
+    const Queries queries{f.offsets[s], f.length(family.first), f.positions[s]};
+    const int64_t rows = queries.tokens * a.group, total = queries.position + queries.tokens;
     for (int64_t g = 0; g < a.G; ++g) {
       if (family.blocks > 0) {
-        if (items.mine()) attend_family(n, a, f, team, layer, family, g);
+        if (deal.mine()) attend_family(n, a, f, team, layer, family, g);
         continue;
       }
       for (int64_t r = (rows + chunk - 1) / chunk * chunk - chunk; r >= 0; r -= chunk)
-        if (items.mine()) attend_sequence(n, a, f, team, layer, family.first, g, r, std::min(rows, r + chunk));
+        if (deal.mine()) {
+          items.add({queries, &f.state->sequences[s].pages, total, g, r, std::min(rows, r + chunk)});
+          if (!std::is_same_v<Deal, Dealer>) items.finish();  // none is held while other threads look for work
+        }
     }
   }
+  items.finish();
 }
 
 void run_cached(const Node& n, Frame& f, Team& team) {
@@ -541,6 +597,7 @@ void run_cross_attention(const Node& n, Frame& f, Team& team) {
   const auto memory_of = [&](int64_t s) { return f.state->sequences[static_cast<size_t>(s)].memory; };
   const int64_t chunk = chunk_rows(f, a, team);
   Dealer readers{team};
+  Items items(n, a, f, team, pool, layer);
   for (int64_t s = 0, next; s < f.batch; s = next) {
     for (next = s + 1; next < f.batch && memory_of(next) == memory_of(s);) ++next;
     const Queries queries{f.offsets[static_cast<size_t>(s)],
@@ -549,9 +606,9 @@ void run_cross_attention(const Node& n, Frame& f, Team& team) {
     for (int64_t g = 0; g < a.G; ++g)
       for (int64_t r = 0; r < rows; r += chunk)
         if (readers.mine())
-          attend(n, a, queries, pages_of(f, team, pool, layer, f.memory(s).pages, g, f.memory(s).length), g, r,
-                 std::min(rows, r + chunk));
+          items.add({queries, &f.memory(s).pages, f.memory(s).length, g, r, std::min(rows, r + chunk)});
   }
+  items.finish();
 }
 
 }  // namespace fastattn

@@ -88,6 +88,8 @@ Problem::Problem(int rows_, int64_t S_, int64_t D_, int64_t Dv_, bool padded, in
           weight_rows.data(),
           scratch};
   args.near = random_int(0, 1) == 1;
+  args.later = v_pages.data();  // whatever is read next changes nothing
+  args.later_pages = random_int(0, static_cast<int>(pages));
   for (int64_t j = 0; j < pages * kPage; ++j) {
     bool seen = false;
     for (int r = 0; r < rows; ++r) seen |= lo[size_t(r)] <= j && j < hi[size_t(r)] && !masked(r, j);
@@ -220,6 +222,7 @@ void check_key_rows(const Problem& p, const std::vector<float>& out, const std::
     AttentionArgs args = p.args;
     args.k_pages = pages.data();
     args.ldk = ldk;
+    args.later_pages = 0;
     args.near = random_int(0, 1) == 1;  // how memory is fetched changes no bit
     forget(p);
     kernels().attention(&args);
