@@ -215,8 +215,9 @@ class _Plan:
             drop_pages(first.stored)
             drop_pages(other.stored)
             if not same:
-                types = ("", "") if first.dtype == other.dtype else (f" ({first.dtype})", f" ({other.dtype})")
-                return "contradictory", f"has different values in {found[0]}{types[0]} and {source}{types[1]}"
+                mixed = first.dtype != other.dtype
+                names = [f"{n} ({w.dtype})" if mixed else n for n, w in ((found[0], first), (source, other))]
+                return "contradictory", f"has different values in {' and '.join(names)}"
         return None
 
     def _product(self, name: str) -> str:

@@ -388,12 +388,23 @@ def test_activations_may_be_quantised(tmp_path: Path) -> None:
     assert "fc.weight" in open_checkpoint(save(tmp_path, nodes, arrays)).tensors
 
 
-def test_missing_tensors_of_a_fused_export_are_explained(tmp_path: Path) -> None:
-    nodes = [helper.make_node("GroupQueryAttention", [name, "k", "v"], [f"y{name}"]) for name in ("x", "y")]
+@pytest.mark.parametrize(
+    ("op", "inputs", "fused"),
+    [
+        ("GroupQueryAttention", ["k", "v"], True),
+        ("Attention", ["layers.0.attn.qkv_proj.MatMul.weight"], True),
+        ("Attention", ["k", "v"], False),  # ONNX's own, of opset 23
+    ],
+)
+def test_missing_tensors_of_a_fused_export_are_explained(
+    tmp_path: Path, op: str, inputs: list[str], fused: bool
+) -> None:
+    nodes = [helper.make_node(op, [name, *inputs], [f"y{name}"]) for name in ("x", "y")]
     arrays = [numpy_helper.from_array(VALUES.astype(np.float32), "layers.0.attn.qkv_proj.MatMul.weight")]
     checkpoint = open_checkpoint(save(tmp_path, nodes, arrays))
-    with pytest.raises(LoadError, match=r"fused for one runtime \(GroupQueryAttention, 2 nodes\).*; 1 missing: q"):
+    with pytest.raises(LoadError, match="; 1 missing: q" if fused else ": 1 missing: q") as refused:
         bind_weights({"q": (3, 3)}, checkpoint)
+    assert (f"fused for one runtime ({op}, 2 nodes)" in str(refused.value)) == fused
 
 
 @pytest.mark.parametrize(
@@ -448,6 +459,16 @@ def test_a_git_lfs_pointer_is_called_one(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text(pointer)
     with pytest.raises(LoadError, match=rf"{name}: only the Git LFS pointer to the file; .*`git lfs pull`"):
         open_checkpoint(tmp_path)
+
+
+def test_a_nameless_bias_of_the_logits_behind_a_fused_product(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("FusedMatMul", ["x", "lm_head.weight"], ["h"], "/lm_head/MatMul", transB=1),
+        helper.make_node("Add", ["h", "onnx::Add_2"], ["y"], "/Add"),
+    ]
+    arrays = [numpy_helper.from_array(VALUES.T.astype(np.float32), "lm_head.weight")]  # [3, 2]
+    arrays.append(numpy_helper.from_array(np.ones((1, 3), np.float32), "onnx::Add_2"))
+    assert "final_logits_bias" in open_checkpoint(save(tmp_path, nodes, arrays)).tensors
 
 
 def test_a_nameless_bias_of_the_logits_in_a_gemm(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ import pytest
 from families import GOLDEN
 
 import fastattn
-from fastattn.models.rope import read_rope
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(FOLDER))
@@ -261,12 +260,13 @@ def test_llama_cpp_is_fed_position_by_position() -> None:
     ]  # fmt: skip
 
 
-def test_rotary_positions_in_gguf_are_ours() -> None:
+def test_rotary_positions_in_gguf() -> None:
     scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                "original_max_position_embeddings": 512}  # fmt: skip
-    config = {"rope_theta": 10000.0, "head_dim": 64, "rope_scaling": scaling}
-    frequencies = 10000.0 ** -(np.arange(0, 64, 2) / 64) / gguf_form.rope_factors(SimpleNamespace(**config))
-    np.testing.assert_allclose(read_rope(config, 64, 4096)[0], frequencies, rtol=1e-6)
+    config = SimpleNamespace(rope_theta=10000.0, head_dim=64, max_position_embeddings=4096, rope_scaling=scaling)
+    turns = 512 * 10000.0 ** -(np.arange(0, 64, 2) / 64) / (2 * np.pi)  # within the original context
+    plain = np.clip((turns - 1.0) / (4.0 - 1.0), 0.0, 1.0)  # share of the frequency that stays as it is
+    np.testing.assert_allclose(1.0 / gguf_form.rope_factors(config), plain + (1.0 - plain) / 8.0, rtol=1e-5)
     weight = np.arange(2 * 6 * 3).reshape(12, 3)  # two heads of six rows
     turned = gguf_form.neighbours(weight, 2)
     np.testing.assert_array_equal(turned[:, 0] // 3, [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11])

@@ -50,7 +50,7 @@ PEERS = {  # engine -> what to say of it, and how to install it
     "ctranslate2": ("CTranslate2", "pip install ctranslate2"),
     "torch": ("PyTorch, transformers", 'pip install torch "transformers==4.57.*"'),
     "ort": ("ONNX Runtime, optimum", "pip install optimum-onnx onnxruntime"),
-    "llamacpp": ("llama.cpp", "pip install llama-cpp-python gguf (built from source: a quarter of an hour)"),
+    "llamacpp": ("llama.cpp", "pip install llama-cpp-python gguf (built from source, for some minutes)"),
     "numpy": ("NumPy reference", "part of fastattn"),
 }
 

@@ -6,12 +6,9 @@ Names of keys and tensors: the GGUF specification (ggml's docs/gguf.md) and llam
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 Tensors = dict[str, Any]  # torch tensors
 
@@ -97,14 +94,14 @@ def neighbours(weight: Any, heads: int) -> Any:
 
 
 def rope_factors(c: Any) -> Any:
-    """What each frequency is divided by (Llama 3.1's scaling): 1 for short waves, `factor` for long ones, between them a
-    line in the number of turns within the original context."""
-    scaling = c.rope_scaling
-    low, high, whole = (scaling[k] for k in ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings"))
-    frequencies = float(c.rope_theta) ** -(np.arange(0, c.head_dim, 2) / c.head_dim)
-    turns = whole * frequencies / (2 * math.pi)
-    between = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    return (1.0 / (between + (1.0 - between) / scaling["factor"])).astype(np.float32)
+    """What scaling divides each frequency by."""
+    from fastattn.models.rope import read_rope
+
+    plain, scaled = (
+        read_rope({"rope_theta": c.rope_theta, "rope_scaling": scaling}, c.head_dim, c.max_position_embeddings)[0]
+        for scaling in (None, c.rope_scaling)
+    )
+    return plain / scaled
 
 
 FILE = "model.gguf"

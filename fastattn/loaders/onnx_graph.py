@@ -87,16 +87,11 @@ def _added_to_products(
         return
     for constant, other in zip(inputs, reversed(node.inputs), strict=True):
         product = producers.get(other)
-        if (
-            constant is None
-            or product is None
-            or product.op not in ("MatMul", "FusedMatMul")
-            or len(product.inputs) != 2
-        ):
+        if constant is None or product is None or len(product.inputs) != 2:
             continue
         matrix = scope.get(product.inputs[1])
-        if matrix is not None and matrix.array.ndim == 2:
-            yield constant, matrix.array.shape[-1]
+        if product.op in ("MatMul", "FusedMatMul") and matrix is not None and matrix.array.ndim == 2:
+            yield constant, matrix.array.shape[0 if product.integer("transB", 0) else 1]
 
 
 class _Walk:
@@ -151,8 +146,8 @@ class _Walk:
         notes = graph.value_metadata.get(tensor.name, {})
         array = self.payloads.array(tensor, tensor.name)
         source = Source(tensor.name, "initializer")
-        named = tensor.name not in graph.outputs and is_parameter_name(tensor.name, notes, self.noted)
-        named = named and (array.ndim > 0 or "." in tensor.name)  # a number that an optimiser left; no module has it
+        number = array.ndim == 0 and "." not in tensor.name  # that an optimiser left; no module has it
+        named = not number and tensor.name not in graph.outputs and is_parameter_name(tensor.name, notes, self.noted)
         name = own_name(tensor.name) if named else ""
         constant = Constant(array, tensor.data_type == BFLOAT16, (source,), name, folded=folded_from(notes))
         if name:

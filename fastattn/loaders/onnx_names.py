@@ -41,9 +41,7 @@ def is_parameter_name(onnx_name: str, notes: dict[str, str], noted: bool) -> boo
     (the dynamo exporter does), so that a value without a note is one it made itself.
     """
     name = own_name(onnx_name)
-    if not _DOTTED.match(name) or _OF_NODE.search(
-        name
-    ):  # onnx::MatMul_12, /fc/Constant_output_0, 123, fc.MatMul.weight
+    if not _DOTTED.match(name) or _OF_NODE.search(name):  # onnx::MatMul_12, /fc/Constant_output_0, 123; fc.Add.bias
         return False
     if SPEC_KIND in notes:
         return notes[SPEC_KIND] in ("PARAMETER", "BUFFER")

@@ -24,7 +24,7 @@ QUANTIZED = {
 }  # fmt: skip
 # those of com.microsoft that stand for a whole attention; its projections are often packed into one matrix
 FUSED = {
-    "Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention", "PackedMultiHeadAttention",
+    "MultiHeadAttention", "GroupQueryAttention", "PackedAttention", "PackedMultiHeadAttention",
     "DecoderMaskedSelfAttention", "DecoderMaskedMultiHeadAttention",
 }  # fmt: skip
 
@@ -38,12 +38,12 @@ class Rewritten:
     packed: dict[str, tuple[int, int]] = field(default_factory=dict)  # module -> heads of queries, and of keys
 
     def see(self, node: Node, inputs: list[Constant | None], producers: Mapping[str, Node]) -> None:
-        of_weights = (
-            node.op == "DequantizeLinear" and bool(inputs) and inputs[0] is not None and inputs[0].array.ndim > 1
-        )
-        if node.op in QUANTIZED or of_weights:
+        matrices = [constant is not None and constant.array.ndim > 1 for constant in inputs[:2]]
+        if node.op in QUANTIZED or (node.op == "DequantizeLinear" and matrices[:1] == [True]):
             self.quantized[node.op] += 1
-        if node.op in FUSED:
+        if node.op in FUSED or (
+            node.op == "Attention" and matrices[1:] == [True]
+        ):  # that of ONNX itself has no weights
             self.fused[node.op] += 1
         if node.op == "GroupQueryAttention" and node.inputs and not any(node.inputs[1:3]):
             product = producers.get(node.inputs[0])

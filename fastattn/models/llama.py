@@ -179,8 +179,9 @@ def build(config: Mapping[str, Any]) -> Architecture:
     del params["rotary_emb.inv_freq"]
     rename = [
         (r"^model\.", ""),
-        (r"^(layers\.\d+)\.attn\.", r"\1.self_attn."),  # so and
-        (r"^layers\.\d+\.final_norm_layernorm\.", "norm."),  # so onnxruntime-genai names them
+        # onnxruntime-genai's names:
+        (r"^(layers\.\d+)\.attn\.", r"\1.self_attn."),
+        (r"^layers\.\d+\.final_norm_layernorm\.", "norm."),
     ]
     if c.tied:
         rename.append((r"^lm_head\.weight$", "embed_tokens.weight"))
@@ -191,10 +192,8 @@ def build(config: Mapping[str, Any]) -> Architecture:
         vocabulary=c.vocabulary,
         columns=(),
         rename=rename,
-        ignore=[
-            r"rotary_emb\.inv_freq$",
-            r"^(cos|sin)_cache$",
-        ],  # computed here; old checkpoints and some exports hold it
+        # computed here; old checkpoints hold the first, onnxruntime-genai's exports the others
+        ignore=[r"rotary_emb\.inv_freq$", r"^(cos|sin)_cache$"],
         prepare=partial(_prepare, inv_freq),
         max_target=c.positions,
         computed={"rotary_emb.inv_freq": inv_freq},
