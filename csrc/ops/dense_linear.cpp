@@ -12,10 +12,14 @@ namespace {
 int64_t panel_floats(int64_t K) { return K * kPanel; }
 int64_t panel_count(int64_t O) { return (O + kPanel - 1) / kPanel; }
 
-// Up to so many rows packing costs more than reading a weight as it lies.
+constexpr int64_t kColumns = 256;  // of the transpose of a matrix, that are read together
+
+// Up to so many rows packing costs more than reading a weight as it lies. The transpose of a matrix is read for four
+// rows at a time: for more it has to stay in the second-level cache.
 int64_t few_rows(const In<2>& w) {
-  constexpr int64_t kReadForEach = 4;  // the transpose of a matrix is read once for each row
-  return w.stride[0] == 1 ? kReadForEach : w.stride[1] == 1 ? kMostUnpackedRows : 0;
+  static const int64_t room = cache_bytes(2);
+  if (w.stride[0] == 1) return kColumns * w.shape[1] * int64_t(sizeof(float)) <= room ? 8 : 4;
+  return w.stride[1] == 1 ? kMostUnpackedRows : 0;
 }
 
 constexpr int64_t kRowStep = 48;          // rows of a share, at least
@@ -147,18 +151,21 @@ void multiply_packed(const Linear& op, int threads, const LinearScratch& needs, 
 // the panels, it adds up each output as one chain over each chunk of k, and what follows is the same arithmetic, so the
 // bits are the same.
 void add_up_rows(const KernelTable& kernel, const Linear& op, int threads) {
-  constexpr int64_t kColumns = 256;
+  constexpr int64_t kLeast = 64;
   const int64_t rows = op.x.shape[0], O = op.weight.shape[0], K = op.weight.shape[1],
-                pieces = (O + kColumns - 1) / kColumns;
+                columns = O < kColumns * threads ? kLeast : kColumns, pieces = (O + columns - 1) / columns;
   std::atomic<int64_t> next{0};
   parallel(threads, [&](Team&) {
-    for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < rows * pieces;) {
-      const int64_t i = item / pieces, c = item % pieces * kColumns, n = std::min(kColumns, O - c);
-      float* y = op.y.data + i * op.y.stride[0] + c;
-      kernel.weighted_sum(op.x.data + i * op.x.stride[0], op.weight.data + c, op.weight.stride[1], K, n, y);
-      if (op.bias) kernel.add_row(y, op.bias + c, n, y);
-      if (op.activation != Activation::none) kernel.activation_row(op.activation, y, n, y);
-      if (op.residual.data) kernel.add_row(y, op.residual.data + i * op.residual.stride[0] + c, n, y);
+    for (int64_t piece; (piece = next.fetch_add(1, std::memory_order_relaxed)) < pieces;) {
+      const int64_t c = piece * columns, n = std::min(columns, O - c);
+      kernel.weighted_sum(op.x.data, op.x.stride[0], rows, op.weight.data + c, op.weight.stride[1], K, n, op.y.data + c,
+                          op.y.stride[0]);
+      for (int64_t i = 0; i < rows; ++i) {
+        float* y = op.y.data + i * op.y.stride[0] + c;
+        if (op.bias) kernel.add_row(y, op.bias + c, n, y);
+        if (op.activation != Activation::none) kernel.activation_row(op.activation, y, n, y);
+        if (op.residual.data) kernel.add_row(y, op.residual.data + i * op.residual.stride[0] + c, n, y);
+      }
     }
   });
 }

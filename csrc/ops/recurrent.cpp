@@ -154,10 +154,10 @@ void run_rnn_attention(const Node& n, Frame& f, Team& team) {
     if (n.attrs.additive) {
       k.additive_scores(query, keys, A, memory.length, A, n.weights[0]->plain.data(), scores);
     } else {
-      k.dot_scores(query, keys, A, memory.length, A, scores);
+      k.dot_scores(query, A, 1, keys, A, memory.length, A, scores, memory.length);
     }
     k.softmax_row(scores, memory.length, weights);
-    k.weighted_sum(weights, values, C, memory.length, C, f.data(n.outputs[0]) + s * C);
+    k.weighted_sum(weights, memory.length, 1, values, C, memory.length, C, f.data(n.outputs[0]) + s * C, C);
     if (f.records) {
       Record& record = f.records[static_cast<size_t>(n.record)];
       std::memcpy(record.weights.data() + s * record.span, weights, static_cast<size_t>(memory.length) * sizeof(float));

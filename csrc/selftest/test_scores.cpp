@@ -5,35 +5,61 @@
 namespace fastattn::selftest {
 namespace {
 
-void check_scores(int S, int D) {
-  const int64_t ld = D + random_int(0, 2), size = S ? (S - 1) * ld + D : 0;
-  const Array q = random_array(D), v = random_array(D), w = random_array(S), keys = random_array(size);
-  Array dot(S), additive(S), context(D);
-  kernels().dot_scores(q, keys, ld, S, D, dot);
-  kernels().additive_scores(q, keys, ld, S, D, v, additive);
-  kernels().weighted_sum(w, keys, ld, S, D, context);
+void check_dot(int S, int D, int rows) {
+  const int64_t ldq = D + random_int(0, 2), ldk = D + random_int(0, 2), ldo = S + random_int(0, 2);
+  const Array q = random_array(rows * ldq), keys = random_array(S * ldk);
+  Array out(rows * ldo), alone(S);
+  out.fill(-5.0f);
+  kernels().dot_scores(q, ldq, rows, keys, ldk, S, D, out, ldo);
+  for (int i = 0; i < rows; ++i) {
+    for (int j = 0; j < S; ++j) {
+      double s = 0.0, size = 0.0;
+      for (int d = 0; d < D; ++d)
+        s += double(q[i * ldq + d]) * keys[j * ldk + d], size += std::fabs(double(q[i * ldq + d]) * keys[j * ldk + d]);
+      report(within(out[i * ldo + j], s, kEps * (D + 1) * size), "dot S=%d D=%d row %d: %g, want %g", S, D, i,
+             out[i * ldo + j], s);
+    }
+    for (int64_t j = S; j < ldo; ++j) report(out[i * ldo + j] == -5.0f, "dot writes beyond S=%d D=%d row %d", S, D, i);
+    for (int j = 0; j < S; ++j) kernels().dot_scores(q + i * ldq, ldq, 1, keys + j * ldk, ldk, 1, D, alone + j, 1);
+    report(same_bits(alone, out + i * ldo, S), "dot: a query and a key alone, S=%d D=%d row %d of %d", S, D, i, rows);
+  }
+}
+
+void check_additive(int S, int D) {
+  const int64_t ld = D + random_int(0, 2);
+  const Array q = random_array(D), v = random_array(D), keys = random_array(S * ld);
+  Array out(S);
+  kernels().additive_scores(q, keys, ld, S, D, v, out);
   for (int j = 0; j < S; ++j) {
-    double s = 0.0, a = 0.0, dot_size = 0.0, v_size = 0.0;
+    double a = 0.0, size = 0.0;
     for (int d = 0; d < D; ++d) {
       const double k = keys[j * ld + d];
-      s += q[d] * k;
       a += v[d] * std::tanh(q[d] + k);
-      dot_size += std::fabs(q[d] * k);
-      v_size += std::fabs(v[d]) * (1 + std::fabs(q[d] + k));
+      size += std::fabs(v[d]) * (1 + std::fabs(q[d] + k));
     }
-    report(within(dot[j], s, kEps * (D + 1) * dot_size), "dot S=%d D=%d: %g, want %g", S, D, dot[j], s);
-    report(within(additive[j], a, kEps * (D + 5) * v_size), "additive S=%d A=%d: %g, want %g", S, D, additive[j], a);
+    report(within(out[j], a, kEps * (D + 5) * size), "additive S=%d A=%d: %g, want %g", S, D, out[j], a);
   }
-  for (int d = 0; d < D; ++d) {
-    double s = 0.0, size_of = 0.0;
-    for (int j = 0; j < S; ++j)
-      s += double(w[j]) * keys[j * ld + d], size_of += std::fabs(double(w[j]) * keys[j * ld + d]);
-    report(within(context[d], s, kEps * (S + 1) * size_of), "weighted_sum S=%d D=%d: %g, want %g", S, D, context[d], s);
-  }
-  Array one(1);
-  if (S) {
-    kernels().dot_scores(q, keys + (S - 1) * ld, ld, 1, D, one);
-    report(same_bits(one, dot + (S - 1), 1), "dot: a key alone, S=%d D=%d", S, D);
+}
+
+void check_weighted_sum(int S, int D, int rows) {
+  const int64_t ldw = S + random_int(0, 2), ldv = D + random_int(0, 2), ldo = D + random_int(0, 2);
+  const Array w = random_array(rows * ldw), values = random_array(S * ldv);
+  Array out(rows * ldo), alone(D);
+  out.fill(-5.0f);
+  kernels().weighted_sum(w, ldw, rows, values, ldv, S, D, out, ldo);
+  for (int i = 0; i < rows; ++i) {
+    for (int d = 0; d < D; ++d) {
+      double s = 0.0, size = 0.0;
+      for (int j = 0; j < S; ++j)
+        s += double(w[i * ldw + j]) * values[j * ldv + d],
+            size += std::fabs(double(w[i * ldw + j]) * values[j * ldv + d]);
+      report(within(out[i * ldo + d], s, kEps * (S + 1) * size), "weighted_sum S=%d D=%d row %d: %g, want %g", S, D, i,
+             out[i * ldo + d], s);
+    }
+    for (int64_t d = D; d < ldo; ++d)
+      report(out[i * ldo + d] == -5.0f, "weighted_sum writes beyond S=%d D=%d row %d", S, D, i);
+    kernels().weighted_sum(w + i * ldw, ldw, 1, values, ldv, S, D, alone, D);
+    report(same_bits(alone, out + i * ldo, D), "weighted_sum: a row alone, S=%d D=%d row %d of %d", S, D, i, rows);
   }
 }
 
@@ -54,8 +80,15 @@ void check_pack_keys(int count, int D, int offset) {
 }  // namespace
 
 void test_scores() {
-  for (int S : {0, 1, 3, 4, 5, 9})
-    for (int D : sizes()) check_scores(S, D);
+  for (int S : {0, 1, 3, 4, 5, 9, 16, 21, 600})
+    for (int D : sizes()) {
+      if (S > 100 && D > 100) continue;
+      check_additive(S, D);
+      for (int rows : {1, 2, 3, 4, 7}) {
+        check_dot(S, D, rows);
+        check_weighted_sum(S, D, rows);
+      }
+    }
   for (int D : {1, 3, 4, 16, 17, 33, 64})
     for (int count : {0, 1, 5, 16})
       for (int offset : {0, 3, 11})
