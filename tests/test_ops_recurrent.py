@@ -12,6 +12,7 @@ from fastattn import isa, ops
 
 RNG = np.random.default_rng(5)
 GATES = {"gru": 3, "lstm": 4}
+FORMS = (np.asarray, ops.pack, np.asfortranarray)  # of a weight
 Weights = list[tuple[np.ndarray, ...]]
 
 
@@ -109,6 +110,17 @@ def test_one_step(H: int, bias: bool) -> None:
         else:
             found_h, found_c = ops.lstm_cell(x, h, c, *w)
             assert np.abs(found_h - truth[0]).max() <= bound and np.abs(found_c - truth[1]).max() <= bound
+
+
+@pytest.mark.usefixtures("each_isa")
+@pytest.mark.parametrize("cell", GATES)
+@pytest.mark.parametrize("batch", [0, 1, 3, 8, 9])
+def test_a_step_has_the_same_bits_with_packed_weights_and_arrays(cell: str, batch: int) -> None:
+    x, w = normal(batch, 70), weights_of(cell, 70, 40)[0]
+    states = [normal(batch, 40) for _ in range(1 if cell == "gru" else 2)]
+    step = ops.gru_cell if cell == "gru" else ops.lstm_cell
+    arrays, packed, turned = (np.array(step(x, *states, *map(form, w[:2]), *w[2:])) for form in FORMS)
+    assert same_bits(arrays, packed) and same_bits(arrays, turned)
 
 
 @pytest.mark.usefixtures("each_isa")

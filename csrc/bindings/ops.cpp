@@ -248,9 +248,8 @@ void recurrent(const std::string& cell, bool reverse, const Floats& x, const Wei
                const OptionalFloats& bias_ih, const OptionalFloats& bias_hh, const Longs& lengths, Floats& result,
                Floats& h, std::optional<Floats>& c) {
   dense::Recurrent op{};
-  const bool lstm = cell == "lstm";
-  require(lstm || cell == "gru", "cell", "neither gru nor lstm");
-  op.cell = lstm ? dense::Recurrent::Cell::lstm : dense::Recurrent::Cell::gru;
+  op.cell = cell_named(cell);
+  const bool lstm = op.cell == dense::Cell::lstm;
   op.direction = reverse ? dense::Recurrent::Direction::reverse : dense::Recurrent::Direction::forward;
   op.x = in<3>(x, "x"), op.weight_ih = &weight_ih, op.weight_hh = &weight_hh;
   const int64_t B = op.x.shape[0], T = op.x.shape[1], H = weight_hh.cols, O = (lstm ? 4 : 3) * H;
@@ -264,6 +263,23 @@ void recurrent(const std::string& cell, bool reverse, const Floats& x, const Wei
   op.lengths = seen.data();
   op.out = out<3>(result, "out");
   require_shape(op.out, {B, T, H}, "out");
+dense::Cell cell_named(const std::string& name) {
+  require(name == "lstm" || name == "gru", "cell", "neither gru nor lstm");
+  return name == "lstm" ? dense::Cell::lstm : dense::Cell::gru;
+}
+
+void cell(const std::string& name, const Floats& from_x, const Floats& from_h, Floats& h, std::optional<Floats>& c) {
+  const dense::Cell cell = cell_named(name);
+  const bool lstm = cell == dense::Cell::lstm;
+  const auto state = in<2>(h, "h");
+  const int64_t B = state.shape[0], H = state.shape[1], O = (lstm ? 4 : 3) * H;
+  require(lstm == c.has_value(), "c", "belongs to the LSTM");
+  const float *x = flat(from_x, B * O, "from_x"), *s = flat(from_h, B * O, "from_h");
+  float *to_h = flat_out(h, B * H, "h"), *to_c = lstm ? flat_out(*c, B * H, "c") : nullptr;
+  const Unlocked unlocked;
+  dense::cell(cell, x, s, B, H, to_h, to_c);
+}
+
   op.h = flat_out(h, B * H, "h"), op.c = lstm ? flat_out(*c, B * H, "c") : nullptr;
   const Unlocked unlocked;
   dense::recurrent(op);
@@ -301,3 +317,5 @@ void bind_ops(py::module_& m) {
 }
 
 }  // namespace fastattn
+  m.def("cell", &cell, py::arg("cell"), exact("from_x"), exact("from_h"), exact("h"), exact("c"),
+        "One step of a GRU or LSTM from the products of inputs and states; h and c: the state before, and after.");

@@ -14,6 +14,15 @@ namespace {
 // A step is short and ends at a barrier: a team pays only if there is this much work between two of them.
 constexpr double kWorkPerStep = 2e5;
 
+void cell_row(const KernelTable& kernel, Cell cell, const float* from_x, const float* from_h, int64_t H, float* h,
+              float* c) {
+  if (cell == Cell::lstm) {
+    kernel.lstm_cell_row(from_x, from_h, c, H, h, c);
+  } else {
+    kernel.gru_cell_row(from_x, from_h, h, H, h);
+  }
+}
+
 struct Run {
   const KernelTable& kernel;
   const Recurrent& op;
@@ -83,11 +92,7 @@ struct Run {
     const float* from_x = gx.data() + row(b, t) * O;
     const float* from_h = gh.data() + i * O;
     float* state = h.data() + i * H;
-    if (op.cell == Recurrent::Cell::lstm) {
-      kernel.lstm_cell_row(from_x, from_h, c.data() + i * H, H, state, c.data() + i * H);
-    } else {
-      kernel.gru_cell_row(from_x, from_h, state, H, state);
-    }
+    cell_row(kernel, op.cell, from_x, from_h, H, state, c.data() + i * H);
     std::memcpy(op.out.data + b * op.out.stride[0] + t * op.out.stride[1], state, state_bytes());
   }
 
@@ -126,6 +131,18 @@ struct Run {
 };
 
 }  // namespace
+
+void cell(Cell cell, const float* from_x, const float* from_h, int64_t B, int64_t H, float* h, float* c) {
+  constexpr double kCost = 100;  // of an element: three powers, or five
+  const KernelTable& kernel = kernels();
+  const int64_t O = (cell == Cell::lstm ? 4 : 3) * H;
+  const int threads = threads_for(kCost * static_cast<double>(B) * static_cast<double>(H));
+  parallel(threads, [&](Team& team) {
+    team.each(B, [&](int64_t i) {
+      cell_row(kernel, cell, from_x + i * O, from_h + i * O, H, h + i * H, c ? c + i * H : nullptr);
+    });
+  });
+}
 
 void recurrent(const Recurrent& op) {
   const int64_t B = op.x.shape[0], O = op.weight_hh->rows, H = op.weight_hh->cols;

@@ -6,8 +6,10 @@
 
 namespace fastattn::dense {
 
+enum class Cell { gru, lstm };  // gates in PyTorch's order: r z n, or i f g o
+
 struct Recurrent {
-  enum class Cell { gru, lstm } cell;  // gates in PyTorch's order: r z n, or i f g o
+  Cell cell;
   enum class Direction { forward, reverse } direction;
   In<3> x;                              // (B, T, I), last axis contiguous
   const Weight *weight_ih, *weight_hh;  // packed (gates H, I), (gates H, H)
@@ -18,5 +20,9 @@ struct Recurrent {
 };
 
 void recurrent(const Recurrent& op);
+
+// One step of B rows, from the products of their inputs and of their states (B, gates H), biases added. h, c (B, H):
+// the state before, and after; c for the LSTM only.
+void cell(Cell cell, const float* from_x, const float* from_h, int64_t B, int64_t H, float* h, float* c);
 
 }  // namespace fastattn::dense

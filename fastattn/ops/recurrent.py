@@ -20,7 +20,7 @@ from fastattn.ops._arrays import (
     lengths_of,
     optional_floats,
 )
-from fastattn.ops.packed import WeightLike, packed_of, weight_of
+from fastattn.ops.packed import WeightLike, packed_of, project, weight_of
 
 GATES = {"gru": 3, "lstm": 4}
 Weights = Sequence[Sequence[WeightLike | None]]
@@ -42,7 +42,7 @@ class _Layer:
         rows = GATES[cell] * self.hidden
         expect(hh, names[1], f"{GATES[cell]}H H", rows, self.hidden)
         expect(ih, names[0], f"{GATES[cell]}H I", rows, width)
-        self.ih, self.hh = packed_of(ih).native, packed_of(hh).native
+        self.ih, self.hh = ih, hh
         self.bias_ih, self.bias_hh = (
             self._bias(bias, name, rows) for bias, name in zip((*weights[2:], None, None), names[2:], strict=False)
         )
@@ -53,9 +53,10 @@ class _Layer:
             expect(bias, name, f"{GATES[self.cell]}H", rows)
         return contiguous(bias)
 
-    def run(self, x: Floats, lengths: Longs, reverse: bool, out: Floats, h: Floats, c: Floats | None) -> None:
+    def run(self, x: Floats, lengths: Longs | None, reverse: bool, out: Floats, h: Floats, c: Floats | None) -> None:
         """Writes the states of all tokens to `out`, and replaces h and c by the last ones."""
-        native.recurrent(self.cell, reverse, x, self.ih, self.hh, self.bias_ih, self.bias_hh, lengths, out, h, c)
+        ih, hh = packed_of(self.ih).native, packed_of(self.hh).native
+        native.recurrent(self.cell, reverse, x, ih, hh, self.bias_ih, self.bias_hh, lengths, out, h, c)
 
 
 def _state(value: ArrayLike | None, name: str, layout: str, *shape: int) -> Floats:
@@ -70,15 +71,14 @@ def _state(value: ArrayLike | None, name: str, layout: str, *shape: int) -> Floa
 def _step(
     cell: str, x: ArrayLike, weights: tuple[WeightLike | None, ...], states: dict[str, ArrayLike]
 ) -> list[Floats]:
-    """One token of every sequence: the sequences of length one."""
+    """One token of every sequence."""
     inputs = floats(x, "x")
     expect(inputs, "x", "B I", None, None)
     layer = _Layer(cell, weights, inputs.shape[1])
     batch = inputs.shape[0]
     after = [_state(state, name, "B H", batch, layer.hidden) for name, state in states.items()]
-    out = np.empty((batch, 1, layer.hidden), np.float32)
-    rows = contiguous_rows(inputs)[:, None]
-    layer.run(rows, np.ones(batch, np.int64), False, out, after[0], after[1] if len(after) > 1 else None)
+    from_x, from_h = project(inputs, layer.ih, layer.bias_ih), project(after[0], layer.hh, layer.bias_hh)
+    native.cell(cell, from_x, from_h, after[0], after[1] if len(after) > 1 else None)
     return after
 
 
@@ -99,7 +99,7 @@ def gru_cell(
     Args:
         x: [B, I]. h: [B, H].
         weight_ih: [3 H, I], the rows of r, then z, then n. weight_hh: [3 H, H]. bias_ih, bias_hh: [3 H] or None. The
-            weights are packed at every call, unless they are packed already (`pack`).
+            weights may be packed (`pack`); arrays are read as in `linear`.
 
     Returns:
         h', float32 [B, H].
@@ -132,8 +132,8 @@ def lstm_cell(
 
     Args:
         x: [B, I]. h, c: [B, H].
-        weight_ih: [4 H, I], the rows of i, f, g, o. weight_hh: [4 H, H]. bias_ih, bias_hh: [4 H] or None. Packing as
-            in `gru_cell`.
+        weight_ih: [4 H, I], the rows of i, f, g, o. weight_hh: [4 H, H]. bias_ih, bias_hh: [4 H] or None. As
+            in `gru_cell` they may be packed.
 
     Returns:
         (h', c'), float32 [B, H] each.
