@@ -27,6 +27,7 @@ namespace {
 using Floats = py::array_t<float, 0>;
 using Longs = py::array_t<int64_t, 0>;
 using OptionalFloats = std::optional<Floats>;
+using OptionalLongs = std::optional<Longs>;
 
 void require(bool ok, const char* name, const char* what) {
   if (!ok) throw std::invalid_argument(std::string(name) + ": " + what);
@@ -79,10 +80,17 @@ void require_shape(const dense::Out<N>& x, const int64_t (&shape)[N], const char
 
 constexpr int64_t kFarthest = int64_t{1} << 40;  // of a position from key 0
 
-// A copy, whose elements are checked: the array may change while the GIL is given up.
-std::vector<int64_t> bounded(const Longs& x, int64_t size, int64_t least, int64_t most, const char* name) {
+// A copy, as the array may change while the GIL is given up.
+std::vector<int64_t> copied(const Longs& x, int64_t size, const char* name) {
   const int64_t* data = flat(x, size, name);
-  const std::vector<int64_t> copy(data, data + size);
+  return {data, data + size};
+}
+
+// A copy, whose elements are checked; without an array, `size` times `all`.
+std::vector<int64_t> bounded(const OptionalLongs& x, int64_t size, int64_t least, int64_t most, int64_t all,
+                             const char* name) {
+  if (!x) return std::vector<int64_t>(static_cast<size_t>(size), all);
+  const std::vector<int64_t> copy = copied(*x, size, name);
   for (const int64_t i : copy) require(i >= least && i <= most, name, "outside its range");
   return copy;
 }
@@ -102,8 +110,8 @@ dense::Mask mask_of(const std::optional<py::array>& mask, const int64_t (&shape)
 }
 
 void attention(const Floats& query, const Floats& key, const Floats& value, const std::optional<py::array>& mask,
-               int64_t left, int64_t right, const Longs& q_start, const Longs& kv_lengths, float scale, float softcap,
-               Floats& result, std::optional<Floats>& weights) {
+               int64_t left, int64_t right, const OptionalLongs& q_start, const OptionalLongs& kv_lengths, float scale,
+               float softcap, Floats& result, std::optional<Floats>& weights) {
   dense::Attention op{};
   op.q = in<4>(query, "query"), op.k = in<4>(key, "key"), op.v = in<4>(value, "value");
   const int64_t B = op.q.shape[0], H = op.q.shape[1], T = op.q.shape[2], G = op.k.shape[1], S = op.k.shape[2];
@@ -112,8 +120,8 @@ void attention(const Floats& query, const Floats& key, const Floats& value, cons
   require(op.v.shape[1] == G && op.v.shape[2] == S, "value", "wrong shape");
   op.mask = mask_of(mask, {B, H, T, S});
   op.window = {left, right};
-  const std::vector<int64_t> seen = bounded(kv_lengths, B, 0, S, "kv_lengths");
-  const std::vector<int64_t> starts = bounded(q_start, B, -kFarthest, kFarthest, "q_start");
+  const std::vector<int64_t> seen = bounded(kv_lengths, B, 0, S, S, "kv_lengths");
+  const std::vector<int64_t> starts = bounded(q_start, B, -kFarthest, kFarthest, S - T, "q_start");
   op.q_start = starts.data(), op.kv_lengths = seen.data();
   op.scale = scale, op.softcap = softcap;
   op.out = out<4>(result, "out");
@@ -124,7 +132,7 @@ void attention(const Floats& query, const Floats& key, const Floats& value, cons
 }
 
 void score_attention(const Floats& query, const Floats& keys, const OptionalFloats& v, const Floats& values,
-                     const Longs& lengths, Floats& context, Floats& weights) {
+                     const OptionalLongs& lengths, Floats& context, Floats& weights) {
   dense::ScoreAttention op{};
   op.q = in<3>(query, "query"), op.k = in<3>(keys, "keys"), op.values = in<3>(values, "values");
   const int64_t B = op.q.shape[0], T = op.q.shape[1], A = op.q.shape[2], S = op.k.shape[1];
@@ -132,7 +140,7 @@ void score_attention(const Floats& query, const Floats& keys, const OptionalFloa
   require(op.values.shape[0] == B && op.values.shape[1] == S, "values", "wrong shape");
   require(rows_contiguous(op.q) && rows_contiguous(op.k) && rows_contiguous(op.values), "keys",
           "last axis is not contiguous");
-  const std::vector<int64_t> seen = bounded(lengths, B, 0, S, "lengths");
+  const std::vector<int64_t> seen = bounded(lengths, B, 0, S, S, "lengths");
   op.v = flat(v, A, "v"), op.lengths = seen.data();
   op.weights = flat_out(weights, B * T * S, "weights");
   op.context = flat_out(context, B * T * op.values.shape[2], "context");
@@ -153,7 +161,7 @@ void require_packed(const Weight& weight, int64_t rows, int64_t cols, const char
 }
 
 // weight: an array, or what `pack` made of one, of which the panels from first_panel on are used.
-void linear(const Floats& x, const std::variant<std::shared_ptr<Weight>, Floats>& weight, int64_t first_panel,
+void linear(const Floats& x, const std::variant<Floats, std::shared_ptr<Weight>>& weight, int64_t first_panel,
             const OptionalFloats& bias, const std::string& activation, const OptionalFloats& residual, Floats& result) {
   dense::Linear op{};
   op.x = in<2>(x, "x"), op.y = out<2>(result, "out");
@@ -192,8 +200,11 @@ void log_softmax(const Floats& x, Floats& result) {
   dense::log_softmax(view, y);
 }
 
+// x: rows, or an array of any shape in one piece.
 void activation(const Floats& x, const std::string& kind, Floats& result) {
-  const auto view = in<2>(x, "x");
+  const bool whole = x.flags() & py::array::c_style;
+  if (whole) check_size(x, "x");
+  const auto view = whole ? dense::In<2>{x.data(), {1, x.size()}, {x.size(), 1}} : in<2>(x, "x");
   const Activation activation = activation_named(kind);
   float* y = flat_out(result, x.size(), "out");
   const Unlocked unlocked;
@@ -226,43 +237,33 @@ void top_k(const Floats& x, int k, Floats& values, py::array_t<int32_t, 0>& indi
   dense::top_k(view, k, v, i);
 }
 
-void embedding(const Longs& ids, const std::variant<std::shared_ptr<Weight>, Floats>& weight, float scale,
+// Ids of the rows of a table.
+std::vector<int64_t> row_ids(const Longs& ids, int64_t rows) {
+  const std::vector<int64_t> list = copied(ids, ids.size(), "ids");
+  for (const int64_t i : list)
+    if (i < 0 || i >= rows)
+      throw py::index_error("ids: expected 0 to " + std::to_string(rows - 1) + ", the rows of weight, got " +
+                            std::to_string(i));
+  return list;
+}
+
+void embedding(const Longs& ids, const std::variant<Floats, std::shared_ptr<Weight>>& weight, float scale,
                Floats& result) {
+  const int64_t count = ids.size();
   if (const auto* packed = std::get_if<std::shared_ptr<Weight>>(&weight)) {
     require(*packed && (*packed)->packed(), "weight", "not packed");
-    const int64_t count = ids.size();
-    const std::vector<int64_t> list = bounded(ids, count, 0, (*packed)->rows - 1, "ids");
+    const std::vector<int64_t> list = row_ids(ids, (*packed)->rows);
     float* y = flat_out(result, count * (*packed)->cols, "out");
     const Unlocked unlocked;
     return dense::embedding(list.data(), count, **packed, scale, y);
   }
   const auto table = in<2>(std::get<Floats>(weight), "weight");
-  const int64_t count = ids.size();
-  const std::vector<int64_t> list = bounded(ids, count, 0, table.shape[0] - 1, "ids");
+  const std::vector<int64_t> list = row_ids(ids, table.shape[0]);
   float* y = flat_out(result, count * table.shape[1], "out");
   const Unlocked unlocked;
   dense::embedding(list.data(), count, table, scale, y);
 }
 
-void recurrent(const std::string& cell, bool reverse, const Floats& x, const Weight& weight_ih, const Weight& weight_hh,
-               const OptionalFloats& bias_ih, const OptionalFloats& bias_hh, const Longs& lengths, Floats& result,
-               Floats& h, std::optional<Floats>& c) {
-  dense::Recurrent op{};
-  op.cell = cell_named(cell);
-  const bool lstm = op.cell == dense::Cell::lstm;
-  op.direction = reverse ? dense::Recurrent::Direction::reverse : dense::Recurrent::Direction::forward;
-  op.x = in<3>(x, "x"), op.weight_ih = &weight_ih, op.weight_hh = &weight_hh;
-  const int64_t B = op.x.shape[0], T = op.x.shape[1], H = weight_hh.cols, O = (lstm ? 4 : 3) * H;
-  require(weight_ih.rows == O && weight_hh.rows == O, "weight_hh", "wrong shape");
-  require_packed(weight_ih, O, op.x.shape[2], "weight_ih");
-  require_packed(weight_hh, O, H, "weight_hh");
-  require(rows_contiguous(op.x), "x", "last axis is not contiguous");
-  require(lstm == c.has_value(), "c", "belongs to the LSTM");
-  op.bias_ih = flat(bias_ih, O, "bias_ih"), op.bias_hh = flat(bias_hh, O, "bias_hh");
-  const std::vector<int64_t> seen = bounded(lengths, B, 0, T, "lengths");
-  op.lengths = seen.data();
-  op.out = out<3>(result, "out");
-  require_shape(op.out, {B, T, H}, "out");
 dense::Cell cell_named(const std::string& name) {
   require(name == "lstm" || name == "gru", "cell", "neither gru nor lstm");
   return name == "lstm" ? dense::Cell::lstm : dense::Cell::gru;
@@ -280,6 +281,25 @@ void cell(const std::string& name, const Floats& from_x, const Floats& from_h, F
   dense::cell(cell, x, s, B, H, to_h, to_c);
 }
 
+void recurrent(const std::string& cell, bool reverse, const Floats& x, const Weight& weight_ih, const Weight& weight_hh,
+               const OptionalFloats& bias_ih, const OptionalFloats& bias_hh, const OptionalLongs& lengths,
+               Floats& result, Floats& h, std::optional<Floats>& c) {
+  dense::Recurrent op{};
+  op.cell = cell_named(cell);
+  const bool lstm = op.cell == dense::Cell::lstm;
+  op.direction = reverse ? dense::Recurrent::Direction::reverse : dense::Recurrent::Direction::forward;
+  op.x = in<3>(x, "x"), op.weight_ih = &weight_ih, op.weight_hh = &weight_hh;
+  const int64_t B = op.x.shape[0], T = op.x.shape[1], H = weight_hh.cols, O = (lstm ? 4 : 3) * H;
+  require(weight_ih.rows == O && weight_hh.rows == O, "weight_hh", "wrong shape");
+  require_packed(weight_ih, O, op.x.shape[2], "weight_ih");
+  require_packed(weight_hh, O, H, "weight_hh");
+  require(rows_contiguous(op.x), "x", "last axis is not contiguous");
+  require(lstm == c.has_value(), "c", "belongs to the LSTM");
+  op.bias_ih = flat(bias_ih, O, "bias_ih"), op.bias_hh = flat(bias_hh, O, "bias_hh");
+  const std::vector<int64_t> seen = bounded(lengths, B, 0, T, T, "lengths");
+  op.lengths = seen.data();
+  op.out = out<3>(result, "out");
+  require_shape(op.out, {B, T, H}, "out");
   op.h = flat_out(h, B * H, "h"), op.c = lstm ? flat_out(*c, B * H, "c") : nullptr;
   const Unlocked unlocked;
   dense::recurrent(op);
@@ -311,11 +331,11 @@ void bind_ops(py::module_& m) {
         "The k largest of each row, best first.");
   m.def("embedding", &embedding, exact("ids"), exact("weight"), py::arg("scale"), exact("out"),
         "Rows of a table, scaled.");
+  m.def("cell", &cell, py::arg("cell"), exact("from_x"), exact("from_h"), exact("h"), exact("c"),
+        "One step of a GRU or LSTM from the products of inputs and states; h and c: the state before, and after.");
   m.def("recurrent", &recurrent, py::arg("cell"), py::arg("reverse"), exact("x"), exact("weight_ih"),
         exact("weight_hh"), exact("bias_ih"), exact("bias_hh"), exact("lengths"), exact("out"), exact("h"), exact("c"),
         "One layer and direction of a GRU or LSTM; h and c hold the state before the call, and after.");
 }
 
 }  // namespace fastattn
-  m.def("cell", &cell, py::arg("cell"), exact("from_x"), exact("from_h"), exact("h"), exact("c"),
-        "One step of a GRU or LSTM from the products of inputs and states; h and c: the state before, and after.");

@@ -13,14 +13,16 @@ def attention(
     mask: _F | NDArray[np.bool_] | None,
     left: int,
     right: int,
-    q_start: _L,
-    kv_lengths: _L,
+    q_start: _L | None,
+    kv_lengths: _L | None,
     scale: float,
     softcap: float,
     out: _F,
     weights: _F | None,
 ) -> None: ...
-def score_attention(query: _F, keys: _F, v: _F | None, values: _F, lengths: _L, context: _F, weights: _F) -> None: ...
+def score_attention(
+    query: _F, keys: _F, v: _F | None, values: _F, lengths: _L | None, context: _F, weights: _F
+) -> None: ...
 
 PANEL: int
 
@@ -35,16 +37,16 @@ def layer_norm(x: _F, weight: _F | None, bias: _F | None, eps: float, out: _F) -
 def rms_norm(x: _F, weight: _F | None, eps: float, out: _F) -> None: ...
 def top_k(x: _F, k: int, values: _F, indices: NDArray[np.int32]) -> None: ...
 def embedding(ids: _L, weight: _F | Weight, scale: float, out: _F) -> None: ...
+def cell(cell: str, from_x: _F, from_h: _F, h: _F, c: _F | None) -> None: ...
 def recurrent(
     cell: str,
-def cell(cell: str, from_x: _F, from_h: _F, h: _F, c: _F | None) -> None: ...
     reverse: bool,
     x: _F,
     weight_ih: Weight,
     weight_hh: Weight,
     bias_ih: _F | None,
     bias_hh: _F | None,
-    lengths: _L,
+    lengths: _L | None,
     out: _F,
     h: _F,
     c: _F | None,

@@ -75,13 +75,18 @@ def contiguous(x: Floats | None) -> Floats | None:
 
 def expect(x: Shaped, name: str, layout: str, *sizes: int | None) -> None:
     """ValueError unless x has these sizes (None: any). `layout` names the axes, as in "B S Ck"."""
-    if x.shape == sizes or (
-        x.ndim == len(sizes) and all(want is None or want == have for want, have in zip(sizes, x.shape, strict=True))
-    ):
+    shape = x.shape
+    if shape == sizes:
         return
+    if len(shape) == len(sizes):
+        for want, have in zip(sizes, shape, strict=True):  # a call of all() takes as long as a small op
+            if want is not None and want != have:
+                break
+        else:
+            return
     axes = layout.split()
     wanted = [axis if size is None else f"{axis}={size}" for axis, size in zip(axes, sizes, strict=True)]
-    raise ValueError(f"{name}: expected shape [{', '.join(wanted)}], got {list(x.shape)}")
+    raise ValueError(f"{name}: expected shape [{', '.join(wanted)}], got {list(shape)}")
 
 
 def matrix(x: Floats) -> Floats:
@@ -95,6 +100,11 @@ def last_axis(x: Floats, axis: int, name: str = "x") -> Floats:
     if not -x.ndim <= axis < x.ndim:
         raise ValueError(f"axis: {name} has shape {list(x.shape)}, got axis {axis}")
     return x if axis in (-1, x.ndim - 1) else np.moveaxis(x, axis, -1)
+
+
+def back_to_axis(x: AnyArray, axis: int) -> AnyArray:
+    """A view with the last axis moved to `axis`: what `last_axis` did, undone."""
+    return x if axis in (-1, x.ndim - 1) else np.moveaxis(x, -1, axis)
 
 
 def integer(value: Any, name: str) -> int:
@@ -136,10 +146,10 @@ def integers(value: ArrayLike, name: str) -> Longs:
     return np.asarray(x, np.int64, order="C")
 
 
-def lengths_of(value: ArrayLike | None, name: str, batch: int, most: int) -> Longs:
+def lengths_of(value: ArrayLike | None, name: str, batch: int, most: int) -> Longs | None:
     """How many of `most` items each batch row has; None: all."""
     if value is None:
-        return np.full(batch, most, np.int64)
+        return None
     x = integers(value, name)
     expect(x, name, "B", batch)
     if batch and (int(x.min()) < 0 or int(x.max()) > most):
@@ -147,10 +157,10 @@ def lengths_of(value: ArrayLike | None, name: str, batch: int, most: int) -> Lon
     return x
 
 
-def positions_of(value: ArrayLike | None, name: str, batch: int, default: int) -> Longs:
-    """An int, or one per batch row."""
+def positions_of(value: ArrayLike | None, name: str, batch: int) -> Longs | None:
+    """An int, or one per batch row; None: what the kernels take then."""
     if value is None:
-        return np.full(batch, default, np.int64)
+        return None
     x = integers(value, name)
     if x.ndim == 0:
         x = np.full(batch, x, np.int64)

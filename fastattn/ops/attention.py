@@ -13,7 +13,6 @@ from fastattn._native import ops as native
 from fastattn.ops._arrays import (
     AnyArray,
     Floats,
-    Longs,
     contiguous,
     contiguous_rows,
     expect,
@@ -63,12 +62,12 @@ def _attend(
 ) -> Floats | None:
     """Writes the context to `out` [B, Hq, T, Dv]; gives the weights, if they are wanted."""
     (batch, heads, queries, size), keys = query.shape, key.shape[2]
-    lengths: Longs = lengths_of(kv_lengths, "kv_lengths", batch, keys)
-    mask: AnyArray | None = mask_of(attn_mask, (batch, heads, queries, keys), None if kv_lengths is None else lengths)
+    lengths = lengths_of(kv_lengths, "kv_lengths", batch, keys)
+    mask: AnyArray | None = mask_of(attn_mask, (batch, heads, queries, keys), lengths)
     left, right = window_of(window)
     if is_causal:
         right = 0  # a causal query sees nothing to its right
-    start = positions_of(q_start, "q_start", batch, keys - queries)
+    start = positions_of(q_start, "q_start", batch)
     weights = np.empty((batch, heads, queries, keys), np.float32) if return_weights else None
     scale, softcap = _scale_of(scale, size), number(softcap, "softcap", 0)
     native.attention(query, key, value, mask, left, right, start, lengths, scale, softcap, out, weights)

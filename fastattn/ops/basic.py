@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastattn._native import ops as native
 from fastattn.ops._arrays import (
     Floats,
+    back_to_axis,
     contiguous,
     expect,
     floats,
@@ -90,8 +91,8 @@ def softmax(x: ArrayLike, axis: int = -1) -> Floats:
     """
     rows = last_axis(floats(x, "x"), axis)
     out = np.empty(rows.shape, np.float32)
-    native.softmax(matrix(rows), matrix(out))
-    return np.moveaxis(out, -1, axis)
+    native.softmax(matrix(rows), out)
+    return back_to_axis(out, axis)
 
 
 def log_softmax(x: ArrayLike, axis: int = -1) -> Floats:
@@ -104,8 +105,8 @@ def log_softmax(x: ArrayLike, axis: int = -1) -> Floats:
     """
     rows = last_axis(floats(x, "x"), axis)
     out = np.empty(rows.shape, np.float32)
-    native.log_softmax(matrix(rows), matrix(out))
-    return np.moveaxis(out, -1, axis)
+    native.log_softmax(matrix(rows), out)
+    return back_to_axis(out, axis)
 
 
 def top_k(x: ArrayLike, k: int, axis: int = -1) -> tuple[Floats, NDArray[np.int32]]:
@@ -136,19 +137,22 @@ def top_k(x: ArrayLike, k: int, axis: int = -1) -> tuple[Floats, NDArray[np.int3
     values = np.empty((*rows.shape[:-1], k), np.float32)
     indices = np.empty(values.shape, np.int32)
     if k:
-        native.top_k(matrix(rows), k, matrix(values), indices.reshape(-1, k))
-    return np.moveaxis(values, -1, axis), np.moveaxis(indices, -1, axis)
+        native.top_k(matrix(rows), k, values, indices)
+    return back_to_axis(values, axis), back_to_axis(indices, axis)
 
 
-def _norm_arguments(x: ArrayLike, **vectors: ArrayLike | None) -> tuple[Floats, list[Floats | None]]:
+def _norm_rows(x: ArrayLike) -> Floats:
     rows = floats(x, "x")
     if rows.ndim == 0:
         raise ValueError("x: expected shape [..., C], got []")
-    found = [contiguous(optional_floats(vector, name)) for name, vector in vectors.items()]
-    for name, vector in zip(vectors, found, strict=True):
-        if vector is not None:
-            expect(vector, name, "C", rows.shape[-1])
-    return rows, found
+    return rows
+
+
+def _norm_vector(value: ArrayLike | None, name: str, width: int) -> Floats | None:
+    vector = contiguous(optional_floats(value, name))
+    if vector is not None:
+        expect(vector, name, "C", width)
+    return vector
 
 
 def layer_norm(
@@ -172,9 +176,10 @@ def layer_norm(
     >>> layer_norm([1.0, 3.0], eps=0.0).tolist()
     [-1.0, 1.0]
     """
-    rows, (w, b) = _norm_arguments(x, weight=weight, bias=bias)
+    rows = _norm_rows(x)
+    w, b = _norm_vector(weight, "weight", rows.shape[-1]), _norm_vector(bias, "bias", rows.shape[-1])
     out = np.empty(rows.shape, np.float32)
-    native.layer_norm(matrix(rows), w, b, number(eps, "eps", 0), matrix(out))
+    native.layer_norm(matrix(rows), w, b, number(eps, "eps", 0), out)
     return out
 
 
@@ -196,9 +201,10 @@ def rms_norm(x: ArrayLike, weight: ArrayLike | None = None, eps: float = 1e-6) -
     >>> rms_norm([3.0, 3.0], [1.0, 2.0], eps=0.0).tolist()
     [1.0, 2.0]
     """
-    rows, (w,) = _norm_arguments(x, weight=weight)
+    rows = _norm_rows(x)
+    w = _norm_vector(weight, "weight", rows.shape[-1])
     out = np.empty(rows.shape, np.float32)
-    native.rms_norm(matrix(rows), w, number(eps, "eps", 0), matrix(out))
+    native.rms_norm(matrix(rows), w, number(eps, "eps", 0), out)
     return out
 
 
@@ -223,12 +229,9 @@ def embedding(ids: ArrayLike, weight: WeightLike, scale: float = 1.0) -> Floats:
     index, table = integers(ids, "ids"), weight_of(weight, "weight")
     if not isinstance(table, PackedWeight):
         expect(table, "weight", "V C", None, None)
-    if index.size and (int(index.min()) < 0 or int(index.max()) >= table.shape[0]):
-        worst = index.min() if index.min() < 0 else index.max()
-        raise IndexError(f"ids: expected 0 to {table.shape[0] - 1}, the rows of weight, got {int(worst)}")
     out = np.empty((*index.shape, table.shape[1]), np.float32)
     rows = table.native if isinstance(table, PackedWeight) else table
-    native.embedding(index, rows, number(scale, "scale"), out.reshape(index.size, table.shape[1]))
+    native.embedding(index, rows, number(scale, "scale"), out)
     return out
 
 
@@ -237,11 +240,10 @@ def _elementwise(x: ArrayLike, kind: str) -> Floats:
     if a.ndim > 1 and not a.flags.c_contiguous:
         out = np.empty_like(a, subok=False)  # axes in the order that x has them in memory
         if out.strides == a.strides:  # and all of x there: one row
-            native.activation(a.ravel("K")[None], kind, out.ravel("K")[None])
+            native.activation(a.ravel("K"), kind, out.ravel("K"))
             return out
     out = np.empty(a.shape, np.float32)
-    rows = a.reshape(1, -1) if a.ndim == 0 or a.flags.c_contiguous else matrix(a)
-    native.activation(rows, kind, out.reshape(rows.shape))
+    native.activation(a if a.flags.c_contiguous else matrix(a), kind, out)
     return out
 
 

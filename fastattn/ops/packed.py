@@ -96,8 +96,7 @@ def project(
     extra = None if residual is None else contiguous_rows(matrix(residual))
     w = weight.native if isinstance(weight, PackedWeight) else weight
     native.linear(rows, w, 0, contiguous(bias), activation, extra, out)
-    result: Floats = out.reshape(*x.shape[:-1], weight.shape[0])
-    return result
+    return out if x.ndim == 2 else out.reshape(*x.shape[:-1], weight.shape[0])
 
 
 def project_rows(x: Floats, weight: Floats | PackedWeight, bias: Floats | None, begin: int, end: int) -> Floats:
