@@ -28,6 +28,7 @@ using Floats = py::array_t<float, 0>;
 using Longs = py::array_t<int64_t, 0>;
 using OptionalFloats = std::optional<Floats>;
 using OptionalLongs = std::optional<Longs>;
+using WeightLike = std::variant<Floats, std::shared_ptr<Weight>>;
 
 void require(bool ok, const char* name, const char* what) {
   if (!ok) throw std::invalid_argument(std::string(name) + ": " + what);
@@ -161,8 +162,8 @@ void require_packed(const Weight& weight, int64_t rows, int64_t cols, const char
 }
 
 // weight: an array, or what `pack` made of one, of which the panels from first_panel on are used.
-void linear(const Floats& x, const std::variant<Floats, std::shared_ptr<Weight>>& weight, int64_t first_panel,
-            const OptionalFloats& bias, const std::string& activation, const OptionalFloats& residual, Floats& result) {
+void linear(const Floats& x, const WeightLike& weight, int64_t first_panel, const OptionalFloats& bias,
+            const std::string& activation, const OptionalFloats& residual, Floats& result) {
   dense::Linear op{};
   op.x = in<2>(x, "x"), op.y = out<2>(result, "out");
   const int64_t rows = op.x.shape[0], O = op.y.shape[1];
@@ -247,8 +248,7 @@ std::vector<int64_t> row_ids(const Longs& ids, int64_t rows) {
   return list;
 }
 
-void embedding(const Longs& ids, const std::variant<Floats, std::shared_ptr<Weight>>& weight, float scale,
-               Floats& result) {
+void embedding(const Longs& ids, const WeightLike& weight, float scale, Floats& result) {
   const int64_t count = ids.size();
   if (const auto* packed = std::get_if<std::shared_ptr<Weight>>(&weight)) {
     require(*packed && (*packed)->packed(), "weight", "not packed");
@@ -281,24 +281,35 @@ void cell(const std::string& name, const Floats& from_x, const Floats& from_h, F
   dense::cell(cell, x, s, B, H, to_h, to_c);
 }
 
-void recurrent(const std::string& cell, bool reverse, const Floats& x, const Weight& weight_ih, const Weight& weight_hh,
-               const OptionalFloats& bias_ih, const OptionalFloats& bias_hh, const OptionalLongs& lengths,
-               Floats& result, Floats& h, std::optional<Floats>& c) {
+dense::Matrix matrix_of(const WeightLike& weight, int64_t rows, int64_t cols, const char* name) {
+  dense::Matrix m{};
+  if (const auto* packed = std::get_if<std::shared_ptr<Weight>>(&weight)) {
+    require(*packed && (*packed)->rows == rows, name, "wrong shape");
+    require_packed(**packed, rows, cols, name);
+    m.packed = packed->get();
+  } else {
+    m.rows = in<2>(std::get<Floats>(weight), name);
+    require(m.rows.shape[0] == rows && m.rows.shape[1] == cols, name, "wrong shape");
+  }
+  return m;
+}
+
+void recurrent(const std::string& cell, bool reverse, const Floats& x, const WeightLike& weight_ih,
+               const WeightLike& weight_hh, const OptionalFloats& bias_ih, const OptionalFloats& bias_hh,
+               const OptionalLongs& lengths, Floats& result, Floats& h, std::optional<Floats>& c) {
   dense::Recurrent op{};
   op.cell = cell_named(cell);
   const bool lstm = op.cell == dense::Cell::lstm;
   op.direction = reverse ? dense::Recurrent::Direction::reverse : dense::Recurrent::Direction::forward;
-  op.x = in<3>(x, "x"), op.weight_ih = &weight_ih, op.weight_hh = &weight_hh;
-  const int64_t B = op.x.shape[0], T = op.x.shape[1], H = weight_hh.cols, O = (lstm ? 4 : 3) * H;
-  require(weight_ih.rows == O && weight_hh.rows == O, "weight_hh", "wrong shape");
-  require_packed(weight_ih, O, op.x.shape[2], "weight_ih");
-  require_packed(weight_hh, O, H, "weight_hh");
+  op.x = in<3>(x, "x"), op.out = out<3>(result, "out");
+  const int64_t B = op.x.shape[0], T = op.x.shape[1], H = op.out.shape[2], O = (lstm ? 4 : 3) * H;
+  op.weight_ih = matrix_of(weight_ih, O, op.x.shape[2], "weight_ih");
+  op.weight_hh = matrix_of(weight_hh, O, H, "weight_hh");
   require(rows_contiguous(op.x), "x", "last axis is not contiguous");
   require(lstm == c.has_value(), "c", "belongs to the LSTM");
   op.bias_ih = flat(bias_ih, O, "bias_ih"), op.bias_hh = flat(bias_hh, O, "bias_hh");
   const std::vector<int64_t> seen = bounded(lengths, B, 0, T, T, "lengths");
   op.lengths = seen.data();
-  op.out = out<3>(result, "out");
   require_shape(op.out, {B, T, H}, "out");
   op.h = flat_out(h, B * H, "h"), op.c = lstm ? flat_out(*c, B * H, "c") : nullptr;
   const Unlocked unlocked;

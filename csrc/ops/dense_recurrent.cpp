@@ -14,6 +14,35 @@ namespace {
 // A step is short and ends at a barrier: a team pays only if there is this much work between two of them.
 constexpr double kWorkPerStep = 2e5;
 
+// A weight as panels: where it has none, made in scratch that is kept from call to call, as fresh memory takes longer
+// to get than to fill.
+class Panels {
+ public:
+  static int64_t room(const Matrix& m) { return m.packed ? 0 : Scratch::padded(std::max<int64_t>(floats(m), 1)); }
+
+  Panels(const Matrix& m, Scratch& scratch) : weight_(m.packed) {
+    if (weight_) return;
+    const In<2>& w = m.rows;
+    float* to = scratch.take(std::max<int64_t>(floats(m), 1));
+    made_.rows = w.shape[0], made_.cols = w.shape[1];
+    made_.panels = {reinterpret_cast<const uint8_t*>(to), [](const uint8_t*) {}};
+    const Source source = {Source::Type::float32, w.data, w.shape[0], w.shape[1], w.stride[0], w.stride[1]};
+    parallel(threads_for(8.0 * static_cast<double>(floats(m))), [&](Team& team) {
+      team.each(made_.panel_count(), [&](int64_t p) { read_panel(source, p, to + p * kPanel * w.shape[1]); });
+    });
+    weight_ = &made_;
+  }
+  Panels(const Panels&) = delete;
+  Panels& operator=(const Panels&) = delete;
+
+  const Weight& weight() const { return *weight_; }
+
+ private:
+  static int64_t floats(const Matrix& m) { return (m.rows.shape[0] + kPanel - 1) / kPanel * kPanel * m.rows.shape[1]; }
+  Weight made_;
+  const Weight* weight_;
+};
+
 void cell_row(const KernelTable& kernel, Cell cell, const float* from_x, const float* from_h, int64_t H, float* h,
               float* c) {
   if (cell == Cell::lstm) {
@@ -26,6 +55,7 @@ void cell_row(const KernelTable& kernel, Cell cell, const float* from_x, const f
 struct Run {
   const KernelTable& kernel;
   const Recurrent& op;
+  const Weight &weight_ih, &weight_hh;
   int64_t B, T, H, O;
   std::vector<int64_t> order;  // sequences, longest first
   std::vector<int64_t> first;  // row of each sequence's first token in x and gx
@@ -35,13 +65,15 @@ struct Run {
   LinearScratch scratch;                 // of both products
   Buffer<float> room;                    // the shared scratch, then that of each thread
 
-  Run(const KernelTable& k, const Recurrent& r)
+  Run(const KernelTable& k, const Recurrent& r, const Weight& ih, const Weight& hh)
       : kernel(k),
         op(r),
+        weight_ih(ih),
+        weight_hh(hh),
         B(r.x.shape[0]),
         T(r.x.shape[1]),
-        H(r.weight_hh->cols),
-        O(r.weight_hh->rows),
+        H(hh.cols),
+        O(hh.rows),
         order(static_cast<size_t>(B)),
         first(static_cast<size_t>(B + 1)),
         gx(static_cast<size_t>(B * T * O)),
@@ -57,14 +89,14 @@ struct Run {
   size_t state_bytes() const { return static_cast<size_t>(H) * sizeof(float); }
 
   void make_room(int threads) {
-    const LinearScratch a = linear_scratch(*op.weight_ih, total()), b = linear_scratch(*op.weight_hh, B);
+    const LinearScratch a = linear_scratch(weight_ih, total()), b = linear_scratch(weight_hh, B);
     scratch = {std::max(a.shared, b.shared), std::max(a.per_thread, b.per_thread)};
     room.resize(static_cast<size_t>(scratch.shared + threads * scratch.per_thread));
   }
 
   // The rows of all sequences one after the other, as they stand, or gathered: those beyond a length are not touched.
   void line_up_inputs() {
-    const int64_t I = op.weight_ih->cols;
+    const int64_t I = weight_ih.cols;
     for (int64_t b = 0; b < B; ++b) first[static_cast<size_t>(b + 1)] = first[static_cast<size_t>(b)] + op.lengths[b];
     x = op.x.data, ldx = T == 1 ? op.x.stride[0] : op.x.stride[1];
     if (total() == B * T && (B == 1 || T == 1 || op.x.stride[0] == T * op.x.stride[1])) return;
@@ -101,7 +133,7 @@ struct Run {
     for (int64_t step = 0;; ++step) {
       while (running > 0 && op.lengths[sequence(running - 1)] <= step) --running;
       if (running == 0) return;
-      product(*op.weight_hh, op.bias_hh, h.data(), H, running, gh.data(), team);
+      product(weight_hh, op.bias_hh, h.data(), H, running, gh.data(), team);
       team.barrier();
       const Range mine = team.split(running);
       for (int64_t i = mine.begin; i < mine.end; ++i) cell(i, step);
@@ -145,15 +177,17 @@ void cell(Cell cell, const float* from_x, const float* from_h, int64_t B, int64_
 }
 
 void recurrent(const Recurrent& op) {
-  const int64_t B = op.x.shape[0], O = op.weight_hh->rows, H = op.weight_hh->cols;
+  const int64_t B = op.x.shape[0], H = op.out.shape[2], O = (op.cell == Cell::lstm ? 4 : 3) * H;
   if (B == 0 || H == 0) return;
   const double per_step = 2.0 * static_cast<double>(B * O) * static_cast<double>(H);
   const int threads = per_step < kWorkPerStep ? 1 : threads_for(per_step * static_cast<double>(2 * op.x.shape[1]));
-  Run run(kernels(), op);
+  Scratch scratch(Panels::room(op.weight_ih) + Panels::room(op.weight_hh));
+  const Panels ih(op.weight_ih, scratch), hh(op.weight_hh, scratch);
+  Run run(kernels(), op, ih.weight(), hh.weight());
   run.make_room(threads);
   run.load_states();
   parallel(threads, [&](Team& team) {
-    run.product(*op.weight_ih, op.bias_ih, run.x, run.ldx, run.total(), run.gx.data(), team);
+    run.product(ih.weight(), op.bias_ih, run.x, run.ldx, run.total(), run.gx.data(), team);
     team.barrier();
     run.steps(team);
   });

@@ -8,15 +8,20 @@ namespace fastattn::dense {
 
 enum class Cell { gru, lstm };  // gates in PyTorch's order: r z n, or i f g o
 
+struct Matrix {
+  In<2> rows;            // any strides
+  const Weight* packed;  // null: `rows` is used
+};
+
 struct Recurrent {
   Cell cell;
   enum class Direction { forward, reverse } direction;
-  In<3> x;                              // (B, T, I), last axis contiguous
-  const Weight *weight_ih, *weight_hh;  // packed (gates H, I), (gates H, H)
-  const float *bias_ih, *bias_hh;       // (gates H), or null
-  const int64_t* lengths;               // (B): at most T
-  Out<3> out;                           // (B, T, H), last axis contiguous; zero beyond a length
-  float *h, *c;                         // (B, H): the state before, and after; c for the LSTM only
+  In<3> x;                         // (B, T, I), last axis contiguous
+  Matrix weight_ih, weight_hh;     // (gates H, I), (gates H, H)
+  const float *bias_ih, *bias_hh;  // (gates H), or null
+  const int64_t* lengths;          // (B): at most T
+  Out<3> out;                      // (B, T, H), last axis contiguous; zero beyond a length
+  float *h, *c;                    // (B, H): the state before, and after; c for the LSTM only
 };
 
 void recurrent(const Recurrent& op);

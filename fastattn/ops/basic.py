@@ -19,7 +19,7 @@ from fastattn.ops._arrays import (
     number,
     optional_floats,
 )
-from fastattn.ops.packed import PackedWeight, WeightLike, project, weight_of
+from fastattn.ops.packed import PackedWeight, WeightLike, native_of, project, weight_of
 
 ACTIVATIONS = ("none", "tanh", "sigmoid", "relu", "gelu", "gelu_tanh", "silu", "exp", "erf")
 
@@ -230,8 +230,7 @@ def embedding(ids: ArrayLike, weight: WeightLike, scale: float = 1.0) -> Floats:
     if not isinstance(table, PackedWeight):
         expect(table, "weight", "V C", None, None)
     out = np.empty((*index.shape, table.shape[1]), np.float32)
-    rows = table.native if isinstance(table, PackedWeight) else table
-    native.embedding(index, rows, number(scale, "scale"), out)
+    native.embedding(index, native_of(table), number(scale, "scale"), out)
     return out
 
 

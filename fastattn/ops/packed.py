@@ -79,8 +79,9 @@ def weight_of(value: Any, name: str) -> Floats | PackedWeight:
     return value if isinstance(value, PackedWeight) else floats(value, name)
 
 
-def packed_of(weight: Floats | PackedWeight) -> PackedWeight:
-    return weight if isinstance(weight, PackedWeight) else pack(weight)
+def native_of(weight: Floats | PackedWeight) -> Floats | _native.Weight:
+    """A weight as the kernels take it."""
+    return weight.native if isinstance(weight, PackedWeight) else weight
 
 
 def project(
@@ -94,8 +95,7 @@ def project(
     rows = matrix(x)
     out = np.empty((len(rows), weight.shape[0]), np.float32)
     extra = None if residual is None else contiguous_rows(matrix(residual))
-    w = weight.native if isinstance(weight, PackedWeight) else weight
-    native.linear(rows, w, 0, contiguous(bias), activation, extra, out)
+    native.linear(rows, native_of(weight), 0, contiguous(bias), activation, extra, out)
     return out if x.ndim == 2 else out.reshape(*x.shape[:-1], weight.shape[0])
 
 

@@ -20,7 +20,7 @@ from fastattn.ops._arrays import (
     lengths_of,
     optional_floats,
 )
-from fastattn.ops.packed import WeightLike, packed_of, project, weight_of
+from fastattn.ops.packed import WeightLike, native_of, project, weight_of
 
 GATES = {"gru": 3, "lstm": 4}
 Weights = Sequence[Sequence[WeightLike | None]]
@@ -55,7 +55,7 @@ class _Layer:
 
     def run(self, x: Floats, lengths: Longs | None, reverse: bool, out: Floats, h: Floats, c: Floats | None) -> None:
         """Writes the states of all tokens to `out`, and replaces h and c by the last ones."""
-        ih, hh = packed_of(self.ih).native, packed_of(self.hh).native
+        ih, hh = native_of(self.ih), native_of(self.hh)
         native.recurrent(self.cell, reverse, x, ih, hh, self.bias_ih, self.bias_hh, lengths, out, h, c)
 
 
