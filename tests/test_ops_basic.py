@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ops_support import LAYOUTS, TINY, U, dot_bound, same_bits, threads, ulp_error
 
 from fastattn import isa, ops
+from fastattn.ops.packed import project_rows
 
 RNG = np.random.default_rng(4)
 SIZES = [*range(1, 36), 47, 48, 49, 63, 64, 65, 127, 128, 129, 1000]
@@ -337,6 +338,24 @@ def test_linear_does_not_depend_on_threads_or_rows(rows: int, K: int, O: int) ->
     assert same_bits(ops.linear(x, ops.pack(W), b, activation="gelu"), alone)
     some = [0, rows // 2, rows - 1]
     assert same_bits(ops.linear(x[some], W, b, activation="gelu"), alone[some])
+
+
+@pytest.mark.usefixtures("each_isa")
+@pytest.mark.parametrize("outputs", [1, 2, 7, 8, 9, 16, 17])
+@pytest.mark.parametrize("rows", [15, 16, 33, 300, 1100])
+@pytest.mark.parametrize("K", [0, 5, 130, 700])
+def test_few_outputs_of_many_rows_are_those_of_each_row(outputs: int, rows: int, K: int) -> None:
+    x, w, b, r = normal(rows, K), normal(40 + outputs, K), normal(outputs), normal(rows, outputs)
+    part = w[40:]
+    with threads(2):
+        y = ops.linear(x, part, b, activation="silu", residual=r)
+    assert same_bits(ops.linear(x, ops.pack(part), b, activation="silu", residual=r), y)
+    whole = np.concatenate([normal(40), b])
+    assert same_bits(project_rows(x, ops.pack(w), whole, 40, 40 + outputs), ops.linear(x, part, b))
+    for layout in LAYOUTS.values():
+        assert same_bits(ops.linear(layout(x), layout(part), b, activation="silu", residual=layout(r)), y)
+    for i in {0, rows // 2, rows - 1}:
+        assert same_bits(ops.linear(x[i], part, b, activation="silu", residual=r[i]), y[i])
 
 
 # --- embedding

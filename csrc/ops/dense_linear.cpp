@@ -170,8 +170,99 @@ void add_up_rows(const KernelTable& kernel, const Linear& op, int threads) {
   });
 }
 
+// Few outputs would leave most of a panel empty. The rows of x take the part of the weights as they lie, those of the
+// weight that of x: the same products are added up in the same order.
+class Turned {
+ public:
+  static bool fits(const Linear& op) {
+    return op.weight.shape[0] <= kMostOutputs && op.x.shape[0] >= kLeastRows &&
+           (!op.packed || op.packed->type == DType::float32);
+  }
+  static int64_t room(const Linear& op, int threads) {
+    const int64_t O = op.weight.shape[0];
+    return Scratch::padded(O * op.weight.shape[1]) + Scratch::padded(arranged(op, O)) +
+           Scratch::padded(threads * O * kPiece);
+  }
+
+  Turned(const Linear& op, int threads, Scratch& scratch)
+      : op_(op),
+        O_(op.weight.shape[0]),
+        K_(op.weight.shape[1]),
+        rows_(scratch.take(O_ * K_)),
+        chunked_(scratch.take(arranged(op, O_))),
+        sums_(scratch.take(threads * O_ * kPiece)) {
+    gather_weight();
+    for (int64_t o = 0; o < O_; o += kMostUnpackedRows)
+      if (count(o) > 1) arrange_rows(rows_ + o * K_, K_, count(o), K_, chunked_ + arranged(op, o));
+  }
+
+  void run(const KernelTable& kernel, int threads) {
+    const int64_t rows = op_.x.shape[0], share = rows / (2 * threads) / kPanel * kPanel,
+                  piece = std::clamp<int64_t>(share, kPanel, kPiece);
+    std::atomic<int64_t> next{0};
+    parallel(threads, [&](Team& team) {
+      float* sums = sums_ + team.ith * O_ * kPiece;
+      for (int64_t r; (r = next.fetch_add(piece, std::memory_order_relaxed)) < rows;) {
+        const int64_t n = std::min(piece, rows - r);
+        for (int64_t o = 0; o < O_; o += kMostUnpackedRows) multiply_piece(kernel, r, n, o, sums + o * kPiece);
+        finish_piece(kernel, r, n, sums);
+      }
+    });
+  }
+
+ private:
+  static constexpr int64_t kMostOutputs = 16, kLeastRows = 16, kPiece = 256;
+
+  // Floats of the first o rows of the weight in chunks.
+  static int64_t arranged(const Linear& op, int64_t o) {
+    return o * chunks(op.weight.shape[1] * 4) * (kLinearChunk / 4);
+  }
+  int64_t count(int64_t o) const { return std::min<int64_t>(kMostUnpackedRows, O_ - o); }
+
+  void gather_weight() {
+    if (!op_.packed) return gather_rows(op_.weight.data, op_.weight.stride[0], op_.weight.stride[1], O_, K_, rows_, K_);
+    for (int64_t o = 0; o < O_; ++o) {
+      const int64_t row = op_.first_panel * kPanel + o;
+      const auto* panel = reinterpret_cast<const float*>(op_.packed->panel(row / kPanel));
+      gather(panel + row % kPanel, kPanel, K_, rows_ + o * K_);
+    }
+  }
+
+  // to[o][r]: outputs from o on, of the rows [r, r + n).
+  void multiply_piece(const KernelTable& kernel, int64_t r, int64_t n, int64_t o, float* to) const {
+    PanelArgs args{};
+    args.x = count(o) > 1 ? chunked_ + arranged(op_, o) : rows_ + o * K_;
+    args.ld_chunk = count(o) * kLinearChunk;
+    args.rows = count(o), args.K = K_;
+    args.panels = op_.x.data + r * op_.x.stride[0], args.ld_weights = op_.x.stride[0];
+    args.y = to, args.ldy = kPiece, args.cols = n;
+    kernel.linear_rows_float32(&args);
+  }
+
+  void finish_piece(const KernelTable& kernel, int64_t r, int64_t n, float* sums) const {
+    for (int64_t o = 0; o < O_; ++o) {
+      float* column = sums + o * kPiece;
+      if (op_.bias)
+        for (int64_t i = 0; i < n; ++i) column[i] += op_.bias[o];
+      if (op_.activation != Activation::none) kernel.activation_row(op_.activation, column, n, column);
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      float* y = op_.y.data + (r + i) * op_.y.stride[0];
+      for (int64_t o = 0; o < O_; ++o) y[o] = sums[o * kPiece + i];
+      if (!op_.residual.data) continue;
+      const float* residual = op_.residual.data + (r + i) * op_.residual.stride[0];
+      for (int64_t o = 0; o < O_; ++o) y[o] += residual[o];
+    }
+  }
+
+  const Linear& op_;
+  const int64_t O_, K_;
+  float *rows_, *chunked_, *sums_;  // the weight's rows, those in chunks, and each thread's sums
+};
+
 // Floats of scratch for panels, and for what multiply_packed needs.
 int64_t room_for(const Linear& op, bool few, bool by_rows, int threads, const LinearScratch& needs) {
+  if (Turned::fits(op)) return Turned::room(op, threads);
   if (op.packed) return Scratch::padded(needs.shared) + Scratch::padded(threads * needs.per_thread);
   if (few) return Scratch::padded(Rows::room(op));
   const int64_t held = by_rows ? group_panels(op, threads) : threads;
@@ -201,7 +292,9 @@ void linear(const Linear& given) {
     for (int64_t i = 0; i < rows; ++i) gather(op.x.data + i * op.x.stride[0], op.x.stride[1], K, x + i * K);
     op.x = {x, {rows, K}, {K, 1}};
   }
-  if (op.packed) {
+  if (Turned::fits(op)) {
+    Turned(op, threads, scratch).run(kernels(), threads);
+  } else if (op.packed) {
     multiply_packed(op, threads, needs, scratch);
   } else if (few && op.weight.stride[0] == 1) {
     add_up_rows(kernels(), op, threads);
