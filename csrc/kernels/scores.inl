@@ -78,42 +78,46 @@ INLINE void weighted_columns(const float* w, int64_t ldw, int64_t S, At at, Vf (
     set_zero(acc);
     for (int64_t j = first; j < minimum(first + kLinearFloats, S); ++j) {
       Vf row[V];
-#pragma GCC unroll 4
+#pragma GCC unroll 16
       for (int v = 0; v < V; ++v) row[v] = at(j, v);
-#pragma GCC unroll 4
+#pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
         const Vf s = set1(w[r * ldw + j]);
-#pragma GCC unroll 4
+#pragma GCC unroll 16
         for (int v = 0; v < V; ++v) acc[r][v] = fma(s, row[v], acc[r][v]);
       }
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
+#pragma GCC unroll 16
       for (int v = 0; v < V; ++v) total[r][v] = total[r][v] + acc[r][v];
   }
 }
 
-template <int R>
-void weighted_rows(const float* w, int64_t ldw, const float* values, int64_t ldv, int64_t S, int64_t D, float* out,
-                   int64_t ldo) {
-  constexpr int V = R * 4 + 5 < kRegisters ? 4 : 2;
-  int64_t d = 0;
-  const auto whole = [&](int64_t j, int v) { return load(values + j * ldv + d + v * kLanes); };
+// Columns from d on, V vectors at once while all of them remain, then fewer.
+template <int R, int V>
+void weighted_rows(const float* w, int64_t ldw, const float* values, int64_t ldv, int64_t S, int64_t d, int64_t D,
+                   float* out, int64_t ldo) {
+  Vf total[R][V];
   for (; d + V * kLanes <= D; d += V * kLanes) {
-    Vf total[R][V];
-    weighted_columns(w, ldw, S, whole, total);
+    weighted_columns(w, ldw, S, [&](int64_t j, int v) { return load(values + j * ldv + d + v * kLanes); }, total);
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) store(out + r * ldo + d + v * kLanes, total[r][v]);
   }
-  Vf total[R][1];
-  for (; d + kLanes <= D; d += kLanes) {
-    weighted_columns(w, ldw, S, whole, total);
-    for (int r = 0; r < R; ++r) store(out + r * ldo + d, total[r][0]);
-  }
   if (d == D) return;
-  weighted_columns(w, ldw, S, [&](int64_t j, int) { return load_up_to(values + j * ldv + d, D - d); }, total);
-  for (int r = 0; r < R; ++r) store_up_to(out + r * ldo + d, total[r][0], D - d);
+  if constexpr (V > 1) {
+    weighted_rows<R, V / 2>(w, ldw, values, ldv, S, d, D, out, ldo);
+  } else {
+    weighted_columns(w, ldw, S, [&](int64_t j, int) { return load_up_to(values + j * ldv + d, D - d); }, total);
+    for (int r = 0; r < R; ++r) store_up_to(out + r * ldo + d, total[r][0], D - d);
+  }
+}
+
+// R rows, with sums of as many columns as there are registers for: long stretches of a row of values are read at once.
+template <int R>
+void weighted_rows(const float* w, int64_t ldw, const float* values, int64_t ldv, int64_t S, int64_t D, float* out,
+                   int64_t ldo) {
+  weighted_rows<R, kRegisters / 2 / R>(w, ldw, values, ldv, S, 0, D, out, ldo);
 }
 
 void weighted_sum(const float* w, int64_t ldw, int64_t rows, const float* values, int64_t ldv, int64_t S, int64_t D,
