@@ -69,7 +69,7 @@ void additive_scores(const float* q, const float* keys, int64_t ldk, int64_t S, 
 }
 
 // out[i, d] = sum_j w[i, j] values[j, d] for V vectors of columns of R rows: as in a product with panels, one chain
-// over each chunk of j, and their sum in order. at(row): the vector v of a row's columns.
+// over each chunk of j, and their sum in order. at(j, v): vector v of those columns.
 template <int R, int V, class At>
 INLINE void weighted_columns(const float* w, int64_t ldw, int64_t S, At at, Vf (&total)[R][V]) {
   set_zero(total);

@@ -8,7 +8,7 @@ namespace fastattn::dense {
 namespace {
 
 constexpr int64_t kKeysAtOnce = 64;    // a multiple of what dot_scores takes together
-constexpr int64_t kQueriesAtOnce = 4;  // the same
+constexpr int64_t kQueriesAtOnce = 4;  // the same; they share what is read, if there are enough for all threads
 
 // Scores of queries from t on and keys [begin, end) go where the weights will stand.
 void score(const KernelTable& kernel, const ScoreAttention& op, int64_t b, int64_t t, int64_t queries, int64_t begin,
@@ -46,12 +46,13 @@ void weigh(const KernelTable& kernel, const ScoreAttention& op, int64_t b, int64
 void score_attention(const ScoreAttention& op) {
   const KernelTable& kernel = kernels();
   const int64_t B = op.q.shape[0], T = op.q.shape[1], S = op.k.shape[1];
-  const int64_t pieces = (S + kKeysAtOnce - 1) / kKeysAtOnce, groups = (T + kQueriesAtOnce - 1) / kQueriesAtOnce;
-  const auto first = [&](int64_t group) { return group % groups * kQueriesAtOnce; };  // query of a group
-  const auto queries = [&](int64_t group) { return std::min(kQueriesAtOnce, T - first(group)); };
   const double width =
       static_cast<double>(op.q.shape[2]) * (op.v ? 24 : 2) + 2.0 * static_cast<double>(op.values.shape[2]);
   const int threads = threads_for(static_cast<double>(B * T) * static_cast<double>(S) * width);
+  const int64_t together = threads > 1 && (op.v || B * T < 2 * threads * kQueriesAtOnce) ? 1 : kQueriesAtOnce;
+  const int64_t pieces = (S + kKeysAtOnce - 1) / kKeysAtOnce, groups = (T + together - 1) / together;
+  const auto first = [&](int64_t group) { return group % groups * together; };  // query of a group
+  const auto queries = [&](int64_t group) { return std::min(together, T - first(group)); };
   std::atomic<int64_t> next_score{0}, next_group{0};
   parallel(threads, [&](Team& team) {
     for (int64_t i; (i = next_score.fetch_add(1, std::memory_order_relaxed)) < B * groups * pieces;) {
