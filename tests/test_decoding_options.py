@@ -14,7 +14,7 @@ from fakes import random_table
 from fastattn.decoding import GenerationOptions
 from fastattn.decoding.options import DEFAULT_NEW_TOKENS
 from fastattn.decoding.result import length_normalised
-from fastattn.decoding.sampling import warp
+from fastattn.decoding.sampling import draw, warp
 from fastattn.errors import FastattnError, OptionError
 
 MARIAN = {
@@ -178,6 +178,42 @@ def test_normalising_by_the_length_never_raises() -> None:
 
 
 WARPS = json.loads(gzip.decompress((Path(__file__).parent / "golden/decoding/warps.json.gz").read_bytes()))
+
+
+def in_order(scores: np.ndarray, top_p: float, keep: int) -> np.ndarray:
+    """The nucleus by its definition: all tokens in order, the least likely first."""
+    order = np.argsort(scores, kind="stable")
+    weights = np.exp(scores[order] - scores.max())
+    removed = np.cumsum(weights) <= (1 - top_p) * weights.sum()
+    removed[max(len(scores) - keep, 0) :] = False
+    return np.sort(order[~removed])
+
+
+@pytest.mark.parametrize("spread", [0.01, 1.0, 30.0])
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_nucleus_is_that_of_all_tokens_in_order(spread: float, ties: bool) -> None:
+    rng = np.random.default_rng(3)
+    for top_p in (0.0, 1e-9, 0.01, 0.5, 0.9, 0.99, 1 - 1e-9):
+        for size in (1, 2, 50, 3000):
+            scores = rng.standard_normal(size) * spread
+            if ties:
+                scores = np.round(scores, 1 - int(np.log10(spread)))
+            scores[rng.random(size) < 0.2] = -np.inf
+            scores[size // 2] = 0.5
+            for keep in (1, 3):
+                options = GenerationOptions(do_sample=True, top_k=0, top_p=top_p)
+                left = np.flatnonzero(warp(scores, options, keep) > -np.inf)
+                assert left.tolist() == [i for i in in_order(scores, top_p, keep) if scores[i] > -np.inf]
+
+
+@pytest.mark.parametrize("best", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite_do_not_stop_sampling(best: float) -> None:
+    scores = np.full(40, -np.inf)
+    scores[7] = best
+    for options in ({"top_p": 0.5, "top_k": 0}, {"top_p": 0.5, "min_p": 0.1}, {}):
+        warped = warp(scores.copy(), GenerationOptions(do_sample=True, **options))  # type: ignore[arg-type]
+        with np.errstate(invalid="ignore"):
+            assert draw(warped, np.random.default_rng(0)) == (0 if best == -np.inf else 7)
 
 
 def test_samplers_leave_the_tokens_hugging_face_leaves() -> None:

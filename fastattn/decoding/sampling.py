@@ -10,6 +10,7 @@ from fastattn.decoding.options import GenerationOptions
 from fastattn.runtime import FloatArray, IntArray
 
 Scores = NDArray[np.float64]
+Places = NDArray[np.intp]
 
 
 def generator(seed: int | None, copy: int) -> np.random.Generator:
@@ -34,27 +35,50 @@ def warp(scores: Scores, options: GenerationOptions, keep: int = 1) -> Scores:
     return scores
 
 
+_BINS, _SPAN = 1024, 40.0  # the nucleus ends in one of so many equal parts of so much below the best score
+
+
 def _nucleus(scores: Scores, top_p: float, keep: int) -> Scores:
-    """Removes the least likely tokens as long as together they have at most 1 - top_p of the probability."""
-    order = np.argsort(scores, kind="stable")
-    weights = _weights(scores[order])
-    removed = np.cumsum(weights) <= (1 - top_p) * weights.sum()
-    removed[len(removed) - min(keep, len(removed)) :] = False
-    scores[order[removed]] = -np.inf
+    """Removes the least likely tokens as long as together they have at most 1 - top_p of the probability; of equally likely
+    ones the first go first. Only the tokens that score about as much as the last one to go are put in order."""
+    best = scores.max()
+    if not np.isfinite(best):  # nothing can be told apart
+        return scores
+    weights = np.exp(scores - best)
+    bins = (np.maximum(scores - (best - _SPAN), 0.0) * (_BINS / _SPAN)).astype(np.intp)
+    summed = np.cumsum(np.bincount(bins, weights))
+    most = (1 - top_p) * summed[-1]
+    end = int(np.searchsorted(summed, most, side="right"))  # all bins before it go
+    inside = np.flatnonzero(bins == end)
+    inside = inside[np.argsort(scores[inside], kind="stable")]
+    before = summed[end - 1] if end else 0.0
+    removed = bins < end
+    removed[inside[before + np.cumsum(weights[inside]) <= most]] = True
+    removed[_last(scores, min(keep, len(scores)))] = False
+    scores[removed] = -np.inf
     return scores
 
 
-def _weights(scores: Scores) -> Scores:
-    """Softmax without its divisor; zeros if nothing can be drawn."""
-    best = scores.max()
-    return np.exp(scores - best) if best > -np.inf else np.zeros_like(scores)
+def _last(scores: Scores, n: int) -> Places:
+    """Where the n largest stand, in ascending order; of equal ones the last."""
+    found = np.flatnonzero(scores >= (scores.max() if n == 1 else np.partition(scores, -n)[-n]))
+    return found[np.argsort(scores[found], kind="stable")][-n:]
+
+
+def _first(costs: Scores, n: int) -> Places:
+    """Where the n least stand, in ascending order; of equal ones the first, NaN last."""
+    least = np.partition(costs, n - 1)[n - 1] if n < len(costs) else np.nan
+    found = np.flatnonzero(costs <= least) if least == least else np.arange(len(costs))
+    return found[np.argsort(costs[found], kind="stable")][:n]
 
 
 def draw(scores: Scores, random: np.random.Generator) -> int:
     """The index of one token drawn from softmax(scores); the first if none can be drawn."""
-    cumulative = np.cumsum(_weights(scores))
-    at = int(np.searchsorted(cumulative, random.random() * cumulative[-1], side="right"))
-    return at if at < len(scores) else int(np.argmax(scores))
+    share, best = random.random(), scores.max()
+    left = np.flatnonzero(scores > -np.inf) if best > -np.inf else np.zeros(0, np.intp)
+    cumulative = np.cumsum(np.exp(scores[left] - best))
+    at = int(np.searchsorted(cumulative, share * cumulative[-1], side="right")) if left.size else 0
+    return int(left[at]) if at < left.size else int(np.argmax(scores))
 
 
 def draw_beams(
@@ -69,9 +93,11 @@ def draw_beams(
     at_least = max(len(options.eos), 1) + 1
     warped = np.stack([warp(row.astype(np.float64), options, at_least) for row in scores])
     total = (warped + running[:, None].astype(np.float64)).ravel()
-    with np.errstate(invalid="ignore"):
-        noisy = total + random.gumbel(size=total.shape)
-    chosen = np.argsort(-noisy, kind="stable")[:keep]
+    left = np.flatnonzero(total > -np.inf)  # noise for these alone: there may be fifty of a hundred thousand
+    chosen = left[_first(-(total[left] + random.gumbel(size=left.size)), keep)]
+    if chosen.size < keep:
+        others = np.setdiff1d(np.arange(total.size), left, assume_unique=True)
+        chosen = np.concatenate([chosen, others[: keep - chosen.size]])
     beams, tokens = np.divmod(chosen, scores.shape[1])
     picked = warped[beams if len(warped) > 1 else 0, tokens]
     return picked.astype(np.float32), beams.astype(np.int32), tokens.astype(np.int32)
