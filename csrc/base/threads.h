@@ -91,6 +91,7 @@ struct Team {
 // order, and ask at each whether it is theirs.
 class Queue {
  public:
+  static constexpr bool kFixed = false;  // which items a thread gets depends on the others
   explicit Queue(Team& team) : team_(team), call_(++team.calls) { mine_ = next(); }
   bool mine() {
     if (item_++ != mine_) return false;

@@ -125,6 +125,6 @@ void weighted_sum(const float* w, int64_t ldw, int64_t rows, const float* values
   constexpr int R = kSumsAtOnce;
   int64_t i = 0;
   for (; i + R <= rows; i += R) weighted_rows<R>(w + i * ldw, ldw, values, ldv, S, D, out + i * ldo, ldo);
-  for (; R > 2 && i + 2 <= rows; i += 2) weighted_rows<2>(w + i * ldw, ldw, values, ldv, S, D, out + i * ldo, ldo);
+  for (; i + 2 <= rows; i += 2) weighted_rows<2>(w + i * ldw, ldw, values, ldv, S, D, out + i * ldo, ldo);
   for (; i < rows; ++i) weighted_rows<1>(w + i * ldw, ldw, values, ldv, S, D, out + i * ldo, ldo);
 }

@@ -2,7 +2,6 @@
 // and a chunk of its query rows; the query rows of a group of heads walk the same keys together.
 #include <algorithm>
 #include <cstring>
-#include <type_traits>
 
 #include "base/cpu.h"
 #include "dispatch/dispatch.h"
@@ -154,6 +153,7 @@ void attend(const Node& n, const Heads& a, const Queries& queries, const Pages& 
 // Deals work items out to the threads, one after the other, the same at every step: what a thread has written or read
 // is in its cache.
 struct Dealer {
+  static constexpr bool kFixed = true;  // see Queue
   const Team& team;
   int64_t next = 0;
   bool mine() { return next++ % team.nth == team.ith; }
@@ -377,7 +377,7 @@ void read_cache(const Node& n, const Heads& a, Frame& f, Team& team, const Paged
       for (int64_t r = (rows + chunk - 1) / chunk * chunk - chunk; r >= 0; r -= chunk)
         if (deal.mine()) {
           items.add({queries, &f.state->sequences[s].pages, total, g, r, std::min(rows, r + chunk)});
-          if (!std::is_same_v<Deal, Dealer>) items.finish();  // none is held while other threads look for work
+          if (!Deal::kFixed) items.finish();  // none is held while other threads look for work
         }
     }
   }

@@ -1,6 +1,7 @@
 #include "ops/dense_linear.h"
 
 #include <atomic>
+#include <vector>
 
 #include "base/cpu.h"
 #include "dispatch/dispatch.h"
@@ -12,13 +13,15 @@ namespace {
 int64_t panel_floats(int64_t K) { return K * kPanel; }
 int64_t panel_count(int64_t O) { return (O + kPanel - 1) / kPanel; }
 
-constexpr int64_t kColumns = 256;  // of the transpose of a matrix, that are read together
+constexpr int64_t kColumns = 256;     // of the transpose of a matrix, that are read together
+constexpr int64_t kReadTogether = 4;  // rows that it is read for at a time
 
-// Up to so many rows packing costs more than reading a weight as it lies. The transpose of a matrix is read for four
-// rows at a time: for more it has to stay in the second-level cache.
+// Up to so many rows packing costs more than reading a weight as it lies. To be read twice, the transpose of a matrix
+// has to stay in the second-level cache.
 int64_t few_rows(const In<2>& w) {
   static const int64_t room = cache_bytes(2);
-  if (w.stride[0] == 1) return kColumns * w.shape[1] * int64_t(sizeof(float)) <= room ? 8 : 4;
+  if (w.stride[0] == 1)
+    return kColumns * w.shape[1] * int64_t(sizeof(float)) <= room ? 2 * kReadTogether : kReadTogether;
   return w.stride[1] == 1 ? kMostUnpackedRows : 0;
 }
 
@@ -34,23 +37,16 @@ bool shares_rows(const Linear& op, int threads) {
                              rows * op.x.shape[1] * int64_t(sizeof(float)) > room);
 }
 
-Source source_of(const In<2>& w) {
-  return {Source::Type::float32, w.data, w.shape[0], w.shape[1], w.stride[0], w.stride[1]};
-}
-
 // x as the kernels take it: a single row as it stands, several in chunks.
 struct Rows {
   const float* x;
   int64_t ld_chunk;  // bytes
 
   // The room that several rows need, in floats.
-  static int64_t room(const Linear& op) {
-    const int64_t rows = op.x.shape[0];
-    return rows > 1 ? rows * chunks(op.x.shape[1] * 4) * (kLinearChunk / 4) : 0;
-  }
-  Rows(const Linear& op, float* room) : x(op.x.data), ld_chunk(op.x.shape[0] * kLinearChunk) {
-    if (op.x.shape[0] < 2) return;
-    arrange_rows(op.x.data, op.x.stride[0], op.x.shape[0], op.x.shape[1], room);
+  static int64_t room(int64_t rows, int64_t K) { return rows > 1 ? rows * chunks(K * 4) * (kLinearChunk / 4) : 0; }
+  Rows(const float* from, int64_t ld, int64_t rows, int64_t K, float* room) : x(from), ld_chunk(rows * kLinearChunk) {
+    if (rows < 2) return;
+    arrange_rows(from, ld, rows, K, room);
     x = room;
   }
 };
@@ -180,7 +176,7 @@ class Turned {
   }
   static int64_t room(const Linear& op, int threads) {
     const int64_t O = op.weight.shape[0];
-    return Scratch::padded(O * op.weight.shape[1]) + Scratch::padded(arranged(op, O)) +
+    return Scratch::padded(O * op.weight.shape[1]) + Scratch::padded(Rows::room(O, op.weight.shape[1])) +
            Scratch::padded(threads * O * kPiece);
   }
 
@@ -189,11 +185,13 @@ class Turned {
         O_(op.weight.shape[0]),
         K_(op.weight.shape[1]),
         rows_(scratch.take(O_ * K_)),
-        chunked_(scratch.take(arranged(op, O_))),
         sums_(scratch.take(threads * O_ * kPiece)) {
     gather_weight();
-    for (int64_t o = 0; o < O_; o += kMostUnpackedRows)
-      if (count(o) > 1) arrange_rows(rows_ + o * K_, K_, count(o), K_, chunked_ + arranged(op, o));
+    float* room = scratch.take(Rows::room(O_, K_));
+    for (int64_t o = 0; o < O_; o += kMostUnpackedRows) {
+      groups_.emplace_back(rows_ + o * K_, K_, count(o), K_, room);
+      room += Rows::room(count(o), K_);
+    }
   }
 
   void run(const KernelTable& kernel, int threads) {
@@ -204,7 +202,7 @@ class Turned {
       float* sums = sums_ + team.ith * O_ * kPiece;
       for (int64_t r; (r = next.fetch_add(piece, std::memory_order_relaxed)) < rows;) {
         const int64_t n = std::min(piece, rows - r);
-        for (int64_t o = 0; o < O_; o += kMostUnpackedRows) multiply_piece(kernel, r, n, o, sums + o * kPiece);
+        for (size_t g = 0; g < groups_.size(); ++g) multiply_piece(kernel, r, n, g, sums);
         finish_piece(kernel, r, n, sums);
       }
     });
@@ -213,10 +211,6 @@ class Turned {
  private:
   static constexpr int64_t kMostOutputs = 16, kLeastRows = 16, kPiece = 256;
 
-  // Floats of the first o rows of the weight in chunks.
-  static int64_t arranged(const Linear& op, int64_t o) {
-    return o * chunks(op.weight.shape[1] * 4) * (kLinearChunk / 4);
-  }
   int64_t count(int64_t o) const { return std::min<int64_t>(kMostUnpackedRows, O_ - o); }
 
   void gather_weight() {
@@ -228,14 +222,14 @@ class Turned {
     }
   }
 
-  // to[o][r]: outputs from o on, of the rows [r, r + n).
-  void multiply_piece(const KernelTable& kernel, int64_t r, int64_t n, int64_t o, float* to) const {
+  // sums[o][r]: the outputs of a group of the weight's rows, of the rows [r, r + n).
+  void multiply_piece(const KernelTable& kernel, int64_t r, int64_t n, size_t group, float* sums) const {
+    const int64_t o = static_cast<int64_t>(group) * kMostUnpackedRows;
     PanelArgs args{};
-    args.x = count(o) > 1 ? chunked_ + arranged(op_, o) : rows_ + o * K_;
-    args.ld_chunk = count(o) * kLinearChunk;
+    args.x = groups_[group].x, args.ld_chunk = groups_[group].ld_chunk;
     args.rows = count(o), args.K = K_;
     args.panels = op_.x.data + r * op_.x.stride[0], args.ld_weights = op_.x.stride[0];
-    args.y = to, args.ldy = kPiece, args.cols = n;
+    args.y = sums + o * kPiece, args.ldy = kPiece, args.cols = n;
     kernel.linear_rows_float32(&args);
   }
 
@@ -257,23 +251,24 @@ class Turned {
 
   const Linear& op_;
   const int64_t O_, K_;
-  float *rows_, *chunked_, *sums_;  // the weight's rows, those in chunks, and each thread's sums
+  float *rows_, *sums_;       // the weight's rows, and each thread's sums
+  std::vector<Rows> groups_;  // of the weight's rows
 };
 
 // Floats of scratch for panels, and for what multiply_packed needs.
 int64_t room_for(const Linear& op, bool few, bool by_rows, int threads, const LinearScratch& needs) {
   if (Turned::fits(op)) return Turned::room(op, threads);
   if (op.packed) return Scratch::padded(needs.shared) + Scratch::padded(threads * needs.per_thread);
-  if (few) return Scratch::padded(Rows::room(op));
+  const int64_t rows = Scratch::padded(Rows::room(op.x.shape[0], op.x.shape[1]));
+  if (few) return rows;
   const int64_t held = by_rows ? group_panels(op, threads) : threads;
-  return Scratch::padded(Rows::room(op)) + held * Scratch::padded(panel_floats(op.weight.shape[1]));
+  return rows + held * Scratch::padded(panel_floats(op.weight.shape[1]));
 }
 
 }  // namespace
 
 std::shared_ptr<Weight> pack(const In<2>& view, DType type) {
-  const double elements = static_cast<double>(view.shape[0]) * static_cast<double>(view.shape[1]);
-  return packed_weight(source_of(view), type, threads_for(8.0 * elements));
+  return packed_weight(source_of(view), type, threads_to_pack(view));
 }
 
 void linear(const Linear& given) {
@@ -298,7 +293,7 @@ void linear(const Linear& given) {
     multiply_packed(op, threads, needs, scratch);
   } else if (few && op.weight.stride[0] == 1) {
     add_up_rows(kernels(), op, threads);
-  } else if (const Rows x(op, scratch.take(Rows::room(op))); few) {
+  } else if (const Rows x(op.x.data, op.x.stride[0], rows, K, scratch.take(Rows::room(rows, K))); few) {
     walk_weights(kernels(), op, x, threads);
   } else {
     (by_rows ? walk_rows : walk_panels)(kernels(), op, x, threads, scratch);

@@ -23,6 +23,15 @@ struct Linear {
 
 void linear(const Linear& op);
 
+inline Source source_of(const In<2>& w) {
+  return {Source::Type::float32, w.data, w.shape[0], w.shape[1], w.stride[0], w.stride[1]};
+}
+
+// Threads that packing a matrix pays for.
+inline int threads_to_pack(const In<2>& w) {
+  return threads_for(8.0 * static_cast<double>(w.shape[0]) * static_cast<double>(w.shape[1]));
+}
+
 // A weight packed once, for many calls.
 std::shared_ptr<Weight> pack(const In<2>& weight, DType type);
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "dispatch/dispatch.h"
+#include "ops/dense_linear.h"
 #include "ops/linear.h"
 
 namespace fastattn::dense {
@@ -18,18 +19,15 @@ constexpr double kWorkPerStep = 2e5;
 // to get than to fill.
 class Panels {
  public:
-  static int64_t room(const Matrix& m) { return m.packed ? 0 : Scratch::padded(std::max<int64_t>(floats(m), 1)); }
+  static int64_t room(const Matrix& m) { return m.packed ? 0 : Scratch::padded(floats(m)); }
 
   Panels(const Matrix& m, Scratch& scratch) : weight_(m.packed) {
     if (weight_) return;
     const In<2>& w = m.rows;
-    float* to = scratch.take(std::max<int64_t>(floats(m), 1));
+    auto* panels = reinterpret_cast<uint8_t*>(scratch.take(floats(m)));
+    pack_panels(source_of(w), DType::float32, threads_to_pack(w), panels);
     made_.rows = w.shape[0], made_.cols = w.shape[1];
-    made_.panels = {reinterpret_cast<const uint8_t*>(to), [](const uint8_t*) {}};
-    const Source source = {Source::Type::float32, w.data, w.shape[0], w.shape[1], w.stride[0], w.stride[1]};
-    parallel(threads_for(8.0 * static_cast<double>(floats(m))), [&](Team& team) {
-      team.each(made_.panel_count(), [&](int64_t p) { read_panel(source, p, to + p * kPanel * w.shape[1]); });
-    });
+    made_.panels = {panels, [](const uint8_t*) {}};
     weight_ = &made_;
   }
   Panels(const Panels&) = delete;
@@ -38,7 +36,10 @@ class Panels {
   const Weight& weight() const { return *weight_; }
 
  private:
-  static int64_t floats(const Matrix& m) { return (m.rows.shape[0] + kPanel - 1) / kPanel * kPanel * m.rows.shape[1]; }
+  // A line more: without columns there would be no address.
+  static int64_t floats(const Matrix& m) {
+    return (m.rows.shape[0] + kPanel - 1) / kPanel * kPanel * m.rows.shape[1] + 16;
+  }
   Weight made_;
   const Weight* weight_;
 };

@@ -108,21 +108,16 @@ std::shared_ptr<Weight> plain_weight(const Source& s) {
   return weight;
 }
 
-std::shared_ptr<Weight> packed_weight(const Source& s, DType type, int num_threads) {
-  check_columns(s.cols, type);
-  auto weight = std::make_shared<Weight>();
-  weight->rows = s.rows, weight->cols = s.cols, weight->type = type;
-  const int64_t panels = weight->panel_count(), size = panel_bytes(type, s.cols), floats = s.cols * kPanel;
+void pack_panels(const Source& s, DType type, int num_threads, uint8_t* panels) {
+  const int64_t count = (s.rows + kPanel - 1) / kPanel, size = panel_bytes(type, s.cols), floats = s.cols * kPanel;
   const int threads = s.rows * s.cols < (1 << 16) ? 1 : num_threads;
-  const std::shared_ptr<uint8_t> bytes = aligned_bytes(panels * size);
-  weight->panels = bytes;
   Buffer<float> room;  // each thread's panel as floats, where it is stored otherwise
   if (type != DType::float32) room.resize(static_cast<size_t>(threads * floats));
   const KernelTable& k = kernels();
   parallel(threads, [&](Team& team) {
-    const Range mine = team.split(panels);
+    const Range mine = team.split(count);
     for (int64_t p = mine.begin; p < mine.end; ++p) {
-      uint8_t* panel = bytes.get() + p * size;
+      uint8_t* panel = panels + p * size;
       if (type == DType::float32) {
         read_panel(s, p, reinterpret_cast<float*>(panel));
       } else {
@@ -131,6 +126,15 @@ std::shared_ptr<Weight> packed_weight(const Source& s, DType type, int num_threa
       }
     }
   });
+}
+
+std::shared_ptr<Weight> packed_weight(const Source& s, DType type, int num_threads) {
+  check_columns(s.cols, type);
+  auto weight = std::make_shared<Weight>();
+  weight->rows = s.rows, weight->cols = s.cols, weight->type = type;
+  const std::shared_ptr<uint8_t> bytes = aligned_bytes(weight->panel_count() * panel_bytes(type, s.cols));
+  weight->panels = bytes;
+  pack_panels(s, type, num_threads, bytes.get());
   return weight;
 }
 

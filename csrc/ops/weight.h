@@ -34,6 +34,9 @@ struct Source {
 // Panel p of the source as [cols][kPanel] floats, zero padded.
 void read_panel(const Source& source, int64_t p, float* columns);
 
+// All panels of the source, as `type`; they have packed_bytes() of room.
+void pack_panels(const Source& source, DType type, int num_threads, uint8_t* panels);
+
 // Both copy. packed_weight throws std::invalid_argument if the type cannot hold as many columns.
 std::shared_ptr<Weight> plain_weight(const Source& source);
 std::shared_ptr<Weight> packed_weight(const Source& source, DType type, int num_threads);

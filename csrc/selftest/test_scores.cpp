@@ -1,9 +1,29 @@
 // Scores and sums of the recurrent models' attention, and the transposition of keys into pages.
+#include <utility>
+
 #include "dispatch/dispatch.h"
 #include "selftest/check.h"
 
 namespace fastattn::selftest {
 namespace {
+
+// out[i, c], rows ldo apart, against the sum of factors(i, c, n) over n < terms, and nothing written behind a row.
+template <class Factors>
+void check_sums(const char* name, const Array& out, int64_t ldo, int rows, int columns, int terms, Factors factors) {
+  for (int i = 0; i < rows; ++i) {
+    for (int c = 0; c < columns; ++c) {
+      double sum = 0.0, size = 0.0;
+      for (int n = 0; n < terms; ++n) {
+        const auto [a, b] = factors(i, c, n);
+        sum += double(a) * b, size += std::fabs(double(a) * b);
+      }
+      report(within(out[i * ldo + c], sum, kEps * (terms + 1) * size), "%s %d terms, [%d, %d]: %g, want %g", name,
+             terms, i, c, out[i * ldo + c], sum);
+    }
+    for (int64_t c = columns; c < ldo; ++c)
+      report(out[i * ldo + c] == -5.0f, "%s writes beyond %d columns, row %d", name, columns, i);
+  }
+}
 
 void check_dot(int S, int D, int rows) {
   const int64_t ldq = D + random_int(0, 2), ldk = D + random_int(0, 2), ldo = S + random_int(0, 2);
@@ -11,15 +31,9 @@ void check_dot(int S, int D, int rows) {
   Array out(rows * ldo), alone(S);
   out.fill(-5.0f);
   kernels().dot_scores(q, ldq, rows, keys, ldk, S, D, out, ldo);
+  check_sums("dot", out, ldo, rows, S, D,
+             [&](int i, int j, int d) { return std::pair(q[i * ldq + d], keys[j * ldk + d]); });
   for (int i = 0; i < rows; ++i) {
-    for (int j = 0; j < S; ++j) {
-      double s = 0.0, size = 0.0;
-      for (int d = 0; d < D; ++d)
-        s += double(q[i * ldq + d]) * keys[j * ldk + d], size += std::fabs(double(q[i * ldq + d]) * keys[j * ldk + d]);
-      report(within(out[i * ldo + j], s, kEps * (D + 1) * size), "dot S=%d D=%d row %d: %g, want %g", S, D, i,
-             out[i * ldo + j], s);
-    }
-    for (int64_t j = S; j < ldo; ++j) report(out[i * ldo + j] == -5.0f, "dot writes beyond S=%d D=%d row %d", S, D, i);
     for (int j = 0; j < S; ++j) kernels().dot_scores(q + i * ldq, ldq, 1, keys + j * ldk, ldk, 1, D, alone + j, 1);
     report(same_bits(alone, out + i * ldo, S), "dot: a query and a key alone, S=%d D=%d row %d of %d", S, D, i, rows);
   }
@@ -47,17 +61,9 @@ void check_weighted_sum(int S, int D, int rows) {
   Array out(rows * ldo), alone(D);
   out.fill(-5.0f);
   kernels().weighted_sum(w, ldw, rows, values, ldv, S, D, out, ldo);
+  check_sums("weighted_sum", out, ldo, rows, D, S,
+             [&](int i, int d, int j) { return std::pair(w[i * ldw + j], values[j * ldv + d]); });
   for (int i = 0; i < rows; ++i) {
-    for (int d = 0; d < D; ++d) {
-      double s = 0.0, size = 0.0;
-      for (int j = 0; j < S; ++j)
-        s += double(w[i * ldw + j]) * values[j * ldv + d],
-            size += std::fabs(double(w[i * ldw + j]) * values[j * ldv + d]);
-      report(within(out[i * ldo + d], s, kEps * (S + 1) * size), "weighted_sum S=%d D=%d row %d: %g, want %g", S, D, i,
-             out[i * ldo + d], s);
-    }
-    for (int64_t d = D; d < ldo; ++d)
-      report(out[i * ldo + d] == -5.0f, "weighted_sum writes beyond S=%d D=%d row %d", S, D, i);
     kernels().weighted_sum(w + i * ldw, ldw, 1, values, ldv, S, D, alone, D);
     report(same_bits(alone, out + i * ldo, D), "weighted_sum: a row alone, S=%d D=%d row %d of %d", S, D, i, rows);
   }

@@ -12,6 +12,8 @@ from fastattn.runtime import FloatArray, IntArray
 Scores = NDArray[np.float64]
 Places = NDArray[np.intp]
 
+_BINS, _SPAN = 1024, 40.0  # scores are counted in so many equal parts of so much below the best one
+
 
 def generator(seed: int | None, copy: int) -> np.random.Generator:
     """The source of one sequence's randomness; it depends on the seed and the copy only, never on the batch."""
@@ -35,9 +37,6 @@ def warp(scores: Scores, options: GenerationOptions, keep: int = 1) -> Scores:
     return scores
 
 
-_BINS, _SPAN = 1024, 40.0  # the nucleus ends in one of so many equal parts of so much below the best score
-
-
 def _nucleus(scores: Scores, top_p: float, keep: int) -> Scores:
     """Removes the least likely tokens as long as together they have at most 1 - top_p of the probability; of equally likely
     ones the first go first. Only the tokens that score about as much as the last one to go are put in order."""
@@ -54,31 +53,30 @@ def _nucleus(scores: Scores, top_p: float, keep: int) -> Scores:
     before = summed[end - 1] if end else 0.0
     removed = bins < end
     removed[inside[before + np.cumsum(weights[inside]) <= most]] = True
-    removed[_last(scores, min(keep, len(scores)))] = False
+    if len(scores) - np.count_nonzero(removed) < keep:
+        removed[len(scores) - 1 - _first(-scores[::-1], keep)] = False  # the last ones in that order
     scores[removed] = -np.inf
     return scores
 
 
-def _last(scores: Scores, n: int) -> Places:
-    """Where the n largest stand, in ascending order; of equal ones the last."""
-    found = np.flatnonzero(scores >= (scores.max() if n == 1 else np.partition(scores, -n)[-n]))
-    return found[np.argsort(scores[found], kind="stable")][-n:]
-
-
 def _first(costs: Scores, n: int) -> Places:
     """Where the n least stand, in ascending order; of equal ones the first, NaN last."""
-    least = np.partition(costs, n - 1)[n - 1] if n < len(costs) else np.nan
-    found = np.flatnonzero(costs <= least) if least == least else np.arange(len(costs))
+    found = np.arange(len(costs))
+    if n < len(costs):
+        least = np.partition(costs, n - 1)[n - 1]
+        found = found if np.isnan(least) else np.flatnonzero(costs <= least)
     return found[np.argsort(costs[found], kind="stable")][:n]
 
 
 def draw(scores: Scores, random: np.random.Generator) -> int:
     """The index of one token drawn from softmax(scores); the first if none can be drawn."""
-    share, best = random.random(), scores.max()
-    left = np.flatnonzero(scores > -np.inf) if best > -np.inf else np.zeros(0, np.intp)
-    cumulative = np.cumsum(np.exp(scores[left] - best))
-    at = int(np.searchsorted(cumulative, share * cumulative[-1], side="right")) if left.size else 0
-    return int(left[at]) if at < left.size else int(np.argmax(scores))
+    share, left = random.random(), np.flatnonzero(scores > -np.inf)
+    if left.size:
+        cumulative = np.cumsum(np.exp(scores[left] - scores.max()))
+        at = int(np.searchsorted(cumulative, share * cumulative[-1], side="right"))
+        if at < left.size:
+            return int(left[at])
+    return int(np.argmax(scores))
 
 
 def draw_beams(

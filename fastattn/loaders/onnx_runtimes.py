@@ -41,9 +41,8 @@ class Rewritten:
         matrices = [constant is not None and constant.array.ndim > 1 for constant in inputs[:2]]
         if node.op in QUANTIZED or (node.op == "DequantizeLinear" and matrices[:1] == [True]):
             self.quantized[node.op] += 1
-        if node.op in FUSED or (
-            node.op == "Attention" and matrices[1:] == [True]
-        ):  # that of ONNX itself has no weights
+        with_weights = node.op == "Attention" and matrices[1:] == [True]  # that of ONNX itself has none
+        if node.op in FUSED or with_weights:
             self.fused[node.op] += 1
         if node.op == "GroupQueryAttention" and node.inputs and not any(node.inputs[1:3]):
             product = producers.get(node.inputs[0])
